@@ -1,4 +1,4 @@
-"""Hybrid logical clock (Kulkarni et al. 2014): 48 bits of milliseconds, 16 bits of counter.
+"""Hybrid logical clock (Kulkarni et al. 2014): 47 bits of milliseconds, 16 bits of counter.
 
 A stamp is one int, `ms << 16 | count`: it sorts by time, never runs backwards on a device, and
 stays near the wall clock. It labels edits and breaks ties; it never decides what is newer than
@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-Hlc = Annotated[int, Meta(ge=0, lt=1 << 64)]
+Hlc = Annotated[int, Meta(ge=0, lt=(1 << 63) - 1)]
 
 COUNT_BITS = 16
 SKEW_MAX_MS = 5 * 60 * 1000  # a stamp further ahead than this counts as `receive time + 5 min`
