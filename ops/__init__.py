@@ -1,0 +1,1 @@
+"""What surrounds the product: checks, demo, benches, deployment. Nothing imports it."""
