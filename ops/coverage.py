@@ -1,7 +1,8 @@
 """Reads the coverage that a test run left and says whether it is enough.
 
-Two floors: 80 % of everything (branches counted), and every line and branch of `protocol` and of each `core`, per file,
-so that a well-tested neighbour cannot hide an untested rule. Exit code 1 and a list when a floor is broken.
+Two floors: 80 % of everything (branches counted), and every line and branch of `protocol` and of
+each `core`, per file, so that a well-tested neighbour cannot hide an untested rule. Exit code 1
+and a list when a floor is broken.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Fixtures every test may ask for: real services, and a corner of them that nobody else uses.
 
-One database for each worker process of the test run, dropped at its end; one `namespace` for exchanges, queues,
-channels and schemas, so that test runs side by side never meet.
+One database for each worker process of the test run, dropped at its end; one `namespace` for
+exchanges, queues, channels and schemas, so that test runs side by side never meet.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ def services() -> Iterator[Services]:
 
 @pytest.fixture(scope="session")
 def namespace() -> str:
-    """A prefix that no other worker or test run uses; letters, digits and underscore, at most 16 long."""
+    """A prefix that no other worker or run uses: letters, digits, underscore, at most 16."""
     return f"t{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]}_{secrets.token_hex(4)}"
 
 
@@ -57,7 +57,7 @@ def amqp_url(services: Services) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_url(services: Services) -> str:
-    """The PostgreSQL server itself, as a user who may create databases. Most tests want `database_url`."""
+    """The server itself, as a user who may create databases; most tests want `database_url`."""
     return in_thread(_found(services, "postgres"))
 
 
@@ -65,7 +65,9 @@ def postgres_url(services: Services) -> str:
 def database_url(postgres_url: str, namespace: str) -> Iterator[str]:
     """An empty database of this worker's own, dropped at the end of the run."""
     name = f"syncline_{namespace}"
-    in_thread(_execute(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE template0 ENCODING \'UTF8\''))
+    in_thread(
+        _execute(postgres_url, f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
+    )
     yield urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
     in_thread(_execute(postgres_url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
 

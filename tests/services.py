@@ -1,13 +1,14 @@
-"""The real services the tests run on: found where they answer, else started privately, never skipped.
+"""The real services of the tests: found where they answer, else started privately, never skipped.
 
-In this order for each of PostgreSQL, Redis and RabbitMQ: the URL in the environment; the standard port with the
-service's default user; a private instance from installed binaries (PostgreSQL: the wheel's, under our own supervisor);
-as root on Debian the same after `apt-get install`. A private instance belongs to one keeper process that stops it
-as soon as its owner is gone, however the owner ended.
+In this order for each of PostgreSQL, Redis and RabbitMQ: the URL in the environment; the standard
+port with the service's default user; a private instance from installed binaries (PostgreSQL: the
+wheel's, under our own supervisor); as root on Debian the same after `apt-get install`. A private
+instance belongs to one keeper process that stops it as soon as its owner is gone, however the
+owner ended.
 
-    python -m tests.services run -- COMMAND    with all three in its environment, stopped afterwards
-    python -m tests.services up                starts what is missing, prints `export …` lines, leaves it running
-    python -m tests.services down              stops what `up` started
+    python -m tests.services run -- COMMAND   all three in its environment, stopped afterwards
+    python -m tests.services up               starts what is missing, prints `export …` lines
+    python -m tests.services down             stops what `up` started
 """
 
 import asyncio
@@ -40,7 +41,7 @@ class NotInstalled(ServiceMissing):
 
 @dataclass(frozen=True)
 class Kind:
-    """One service: the variable that names it, where it is by default, what to install when it is nowhere."""
+    """One service: the variable that names it, its usual places, what to install for it."""
 
     name: str
     variable: str
@@ -71,7 +72,7 @@ KINDS = {
 }
 
 
-# --- does it answer? -------------------------------------------------------------------------------------------------
+# --- does it answer? ---
 
 
 async def _probe_postgres(url: str) -> None:
@@ -119,7 +120,7 @@ def trouble(kind: Kind, url: str) -> Exception | None:
     return None
 
 
-# --- private instances: this part runs in the keeper process -----------------------------------------------------------
+# --- private instances: this part runs in the keeper process ---
 
 
 def free_port() -> int:
@@ -135,7 +136,7 @@ def find_binary(*candidates: str) -> str | None:
 
 
 def _die_with_parent(signal_number: int = signal.SIGTERM):
-    """For a child: be told to end when the keeper is killed; without Linux the keeper's own cleanup must do."""
+    """For a child: be told to end when the keeper is killed (Linux only)."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -147,7 +148,9 @@ def _die_with_parent(signal_number: int = signal.SIGTERM):
 
 
 @contextlib.contextmanager
-def _child(folder: Path, name: str, command: list[str], env: dict[str, str] | None = None) -> Iterator:
+def _child(
+    folder: Path, name: str, command: list[str], env: dict[str, str] | None = None
+) -> Iterator:
     """A daemon in a session of its own, its output in a file, ended politely and then surely."""
     with (folder / f"{name}.out").open("ab") as out:
         process = subprocess.Popen(
@@ -190,7 +193,17 @@ def private_redis(folder: Path) -> Iterator[str]:
         raise NotInstalled("no redis-server is installed")
     port = free_port()
     url = f"redis://127.0.0.1:{port}/0"
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command = [
+        binary,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
     with _child(folder, "redis", [*command, "--dir", str(folder)]) as process:
         _wait_until_it_answers(KINDS["redis"], url, process, folder / "redis.out")
         yield url
@@ -282,10 +295,12 @@ def _install(kind: Kind) -> None:
 
 
 def keep(name: str) -> int:
-    """Body of the keeper: starts the private instance, prints its URL, waits for its owner's end, stops it."""
+    """Body of the keeper: starts the instance, prints its URL, stops it when its owner ends."""
     kind = KINDS[name]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix=f"syncline-{name}-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=f"syncline-{name}-", ignore_cleanup_errors=True
+    ) as folder:
         try:
             return _serve(name, Path(folder))
         except NotInstalled as error:
@@ -302,7 +317,7 @@ def _serve(name: str, folder: Path) -> int:
     return 0
 
 
-# --- finding and owning ------------------------------------------------------------------------------------------------
+# --- finding and owning ---
 
 
 @dataclass
@@ -313,7 +328,7 @@ class Services:
     keepers: list[subprocess.Popen] = field(default_factory=list)
 
     def url(self, name: str) -> str:
-        """The URL on which the service answers; starts it when nothing else does. Raises ServiceMissing."""
+        """The URL on which the service answers, started if need be. Raises ServiceMissing."""
         if name not in self.found:
             self.found[name] = self._find(KINDS[name]) or self._start(KINDS[name])
         return self.found[name]
@@ -326,7 +341,9 @@ class Services:
         named = os.environ.get(kind.variable)
         if named:
             if (error := trouble(kind, named)) is not None:
-                raise ServiceMissing(f"{kind.variable} is set, but {kind.name} does not answer: {error!r}")
+                raise ServiceMissing(
+                    f"{kind.variable} is set, but {kind.name} does not answer: {error!r}"
+                )
             return named
         return next((url for url in kind.defaults if trouble(kind, url) is None), None)
 
@@ -359,7 +376,7 @@ class Services:
         self.found.clear()
 
 
-# --- commands ----------------------------------------------------------------------------------------------------------
+# --- commands ---
 
 
 def run(command: list[str]) -> int:
@@ -368,7 +385,11 @@ def run(command: list[str]) -> int:
     try:
         environment = services.environment()
         private = len(services.keepers)
-        print(f"services: {3 - private} found, {private} started privately", file=sys.stderr, flush=True)
+        print(
+            f"services: {3 - private} found, {private} started privately",
+            file=sys.stderr,
+            flush=True,
+        )
         process = subprocess.Popen(command, env={**os.environ, **environment})
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         while True:
@@ -381,7 +402,7 @@ def run(command: list[str]) -> int:
 
 
 def up() -> int:
-    """Leaves one holder process behind that owns what had to be started, and prints the export lines."""
+    """Leaves one holder behind that owns what had to be started; prints the export lines."""
     down()
     UP_FOLDER.mkdir(parents=True, exist_ok=True)
     holder = subprocess.Popen(

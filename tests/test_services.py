@@ -27,7 +27,9 @@ async def test_redis_and_rabbit_answer(redis_url: str, amqp_url: str):
     await finder.PROBES["rabbit"](amqp_url)
 
 
-def test_a_named_service_that_does_not_answer_is_an_error_not_a_skip(monkeypatch: pytest.MonkeyPatch):
+def test_a_named_service_that_does_not_answer_is_an_error_not_a_skip(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setenv("SYNCLINE_REDIS_URL", f"redis://127.0.0.1:{finder.free_port()}/0")
     with pytest.raises(finder.ServiceMissing, match="does not answer"):
         finder.Services().url("redis")
