@@ -1,0 +1,1 @@
+"""The server's brain: virtual actors, one message in one turn in one transaction."""

@@ -1,0 +1,1 @@
+"""Pure decisions of the server: no clock, no database, no messages in flight."""
