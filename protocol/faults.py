@@ -6,6 +6,8 @@ Codes are frozen: a script, a translation or an old device may know them. Add, n
 from enum import StrEnum
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from protocol.messages import Message
 
 
@@ -168,9 +170,7 @@ MEANINGS: dict[Code, Meaning] = {
     Code.NOT_A_DIRECTORY: Meaning(
         409, False, "The target is not a folder", "The device takes the newer state first."
     ),
-    Code.NOT_EMPTY: Meaning(
-        409, False, "The folder is not empty", "It stays, with what is in it."
-    ),
+    Code.NOT_EMPTY: Meaning(409, False, "The folder is not empty", "It stays, with what is in it."),
     Code.NODE_DEAD: Meaning(
         409, False, "It was deleted meanwhile", "An edit brings it back; the device sends that."
     ),
@@ -216,6 +216,20 @@ class Fault(Message, frozen=True, tag="fault"):
     def known(self) -> Code:
         """The code, or INTERNAL where this peer is too old to know it."""
         return _CODES.get(self.code, Code.INTERNAL)
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """A fault as HTTP shows it (RFC 9457), in JSON or msgpack, to people and to devices."""
+
+    type: str  # "urn:syncline:fault:<code>"
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    retry_after_ms: int | None = None
+    trace_id: str = ""
+    facts: dict[str, str | int] = {}
 
 
 class Refusal(Exception):

@@ -22,6 +22,15 @@ from protocol.messages.sync import Head
 PROTOCOL = 1
 
 
+class Ticket(Message, frozen=True, tag="feed.ticket"):
+    """Answer of `POST /ws/ticket`: good for one `WS /ws/sync?ticket=`, for those who cannot set
+    a header on a WebSocket.
+    """
+
+    ticket: str
+    expires_ms: Ms
+
+
 class Hello(Message, frozen=True, tag="hello"):
     """First frame of a device: what it speaks, and how far it has read."""
 
