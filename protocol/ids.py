@@ -7,7 +7,13 @@ from msgspec import Meta
 
 ID_BYTES = 16
 Id = Annotated[bytes, Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
-UserId = SpaceId = HistoryId = NodeId = VersionId = DeviceId = UploadId = Id
+UserId = Id
+SpaceId = Id
+HistoryId = Id
+NodeId = Id
+VersionId = Id
+DeviceId = Id
+UploadId = Id
 
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 """A SHA-256 or HMAC-SHA256 value: content ids, tokens, chunk addresses, journal hashes."""
