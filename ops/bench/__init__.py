@@ -1,0 +1,1 @@
+"""Benchmarks: real processes, real files, ratios against the machine's own limits in one run."""
