@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).parent.parent
 UP_FOLDER = ROOT / ".cache" / "services"
@@ -260,11 +261,11 @@ def private_postgres(folder: Path) -> Iterator[str]:
     with asyncio.Runner() as runner:
         postgres = EmbeddedPostgres(folder / "postgres")
         try:
-            url = runner.run(postgres.start())
+            runner.run(postgres.start())
         except PostgresUnavailable as error:
             raise NotInstalled(str(error)) from error
         try:
-            yield url
+            yield postgres.admin_url  # the tests make databases and roles
         finally:
             runner.run(postgres.stop())
 
@@ -298,20 +299,22 @@ def keep(name: str) -> int:
     """Body of the keeper: starts the instance, prints its URL, stops it when its owner ends."""
     kind = KINDS[name]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is not the answer
     with tempfile.TemporaryDirectory(
         prefix=f"syncline-{name}-", ignore_cleanup_errors=True
     ) as folder:
         try:
-            return _serve(name, Path(folder))
+            return _serve(name, Path(folder), answer)
         except NotInstalled as error:
             print(f"services: {error}", file=sys.stderr, flush=True)
             _install(kind)
-            return _serve(name, Path(folder))
+            return _serve(name, Path(folder), answer)
 
 
-def _serve(name: str, folder: Path) -> int:
+def _serve(name: str, folder: Path, answer: TextIO) -> int:
     with PRIVATE[name](folder) as url:
-        print(url, flush=True)
+        print(url, file=answer, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             sys.stdin.buffer.read()  # ends when the owner closes it, or dies
     return 0
