@@ -62,12 +62,18 @@ class DeadLettered(Exception):
     """The message was tried `limits.DELIVERIES_MAX` times and lies in the dead-letter queue."""
 
 
+class Undeliverable(Exception):
+    """No repetition can help (garbage, an unknown tag or kind): a dead letter at once."""
+
+
 class Transport(Protocol):
     """Carries envelopes at least once, and promises this much (tests/contracts):
 
     Messages of one address are handled one at a time, in the order of arrival. One that raises is
     tried again, before the later ones of its address, up to `DELIVERIES_MAX` times, with backoff;
-    then it becomes a dead letter. A worker that dies gives its unfinished messages back.
+    then it becomes a dead letter. Two exceptions: `Undeliverable` makes it one at once, and an
+    `Unreachable` does not count, since an outage says nothing about the message. A worker that
+    dies gives its unfinished messages back.
     """
 
     async def send(self, to: Address, envelope: bytes) -> None:
@@ -194,7 +200,10 @@ class Turn(Protocol):
         """Write a batch. Raises Overtaken when the space's head has moved."""
 
     async def forget_answers(self, device: bytes, upto_op: int) -> None:
-        """Drop inbox rows of this address whose op the device has read the answer of."""
+        """Drop inbox rows of this address whose op the device has read the answer of: those with
+        an id from `op_id(device, 0)` to `op_id(device, upto_op)` (protocol.journal). Remembers the
+        greatest `upto_op` per address and device, for `View.answered_op`.
+        """
 
     async def missing(self, space: bytes, addresses: Iterable[bytes]) -> frozenset[bytes]:
         """Return which chunks the space neither refers to nor leases."""

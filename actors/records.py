@@ -91,8 +91,25 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A chunk that a space holds: referred to by one of its versions, or leased (not yet expired).
+
+    `refs` are what it was declared to list when the space first got it; only pages list any.
+    """
+
+    size_bytes: int
+    referenced: bool  # by a version of this space, directly or through a page: it is paid for
+    refs: tuple[ChunkRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class View:
-    """What the store answered to `Wanted`. What is absent does not exist."""
+    """What the store answered to `Wanted`. What is absent does not exist.
+
+    `held` and `missing` together tell of every wanted chunk, and of every chunk that the held
+    pages among them list. `answered_op` is the greatest op of the committing device whose answer
+    it has read (see `Turn.forget_answers`): a commit that is not newer is a late duplicate.
+    """
 
     nodes: Mapping[bytes, Node] = field(default_factory=dict)
     holders: Mapping[TokenKey, bytes] = field(default_factory=dict)  # live nodes only
@@ -100,6 +117,8 @@ class View:
     versions: Mapping[bytes, Version] = field(default_factory=dict)
     missing: frozenset[bytes] = frozenset()  # chunks this space does not hold
     dots: Mapping[int, bytes] = field(default_factory=dict)  # counter -> row bytes
+    held: Mapping[bytes, Held] = field(default_factory=dict)
+    answered_op: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +161,10 @@ class Proof:
 class Batch:
     """Everything one turn of UserSync writes, applied as a whole or not at all.
 
-    The store refuses it (`Overtaken`) when the space's head is no longer `prev_seq`.
+    The store refuses it (`Overtaken`) when the space's head is no longer `prev_seq`. Without rows
+    it only makes `chunks` known. `used_delta_bytes` is the size of the chunks that the space
+    refers to from now on and did not before, each counted once; the store adds it to the owner's
+    used bytes, so that these are always the sum of what is referenced and reserved.
     """
 
     space: bytes
@@ -154,8 +176,8 @@ class Batch:
     rows: tuple[NewRow, ...]
     nodes: tuple[Node, ...]  # whole rows, to insert or replace
     versions: tuple[Version, ...]  # new ones; their refs are counted
-    chunks: tuple[Chunk, ...]  # stored with this commit, known to the space from now on
-    merkle: Mapping[int, int]  # bucket (first two bytes of the node id) -> amount to add
+    chunks: tuple[Chunk, ...]  # stored with this commit: leased for limits.LEASE_S, if unknown
+    merkle: Mapping[int, int]  # bucket (first two bytes of node id) -> to add, mod 2**256
     used_delta_bytes: int
     proof: Proof | None = None
 

@@ -83,7 +83,8 @@ class Change(Part, frozen=True):
 
     (`create` of a directory has no content.) `dot` is this device's number of the change, never
     reused; with content the new vector is `base + dot`. `hlc` is when the edit was observed.
-    Changes of one commit with the same `group` above 0 are made all or none.
+    Changes of one commit with the same `group` above 0 are made all or none. `copy_of`: this
+    `create` keeps the loser of a conflict as a file of its own (a hint for the ConflictArbiter).
     """
 
     kind: ChangeKind
@@ -97,3 +98,4 @@ class Change(Part, frozen=True):
     content: Content | None = None
     version: VersionId | None = None
     group: Annotated[int, Meta(ge=0, le=limits.COMMIT_CHANGES_MAX)] = 0
+    copy_of: VersionId | None = None

@@ -138,6 +138,11 @@ def to_sign(header: bytes) -> bytes:
     return lp("sl1/commit-header", header)
 
 
+def op_id(device: bytes, op: int) -> bytes:
+    """Return the inbox key of a device's commit number `op`: it sorts by device, then by op."""
+    return device + op.to_bytes(8, "big")
+
+
 def commit_hash(header: bytes, signature: bytes) -> bytes:
     """Return the hash that names a commit in its rows."""
     return sha256(lp("sl1/commit", header, signature))
