@@ -1,0 +1,6 @@
+"""Piccolo migrations, oldest first. Each is run once per namespace, all pending in one transaction.
+
+They carry DDL, since Piccolo's columns know no composite keys, partitions, exclusion constraints or
+triggers; `tests/actors/adapters/test_postgres_tables.py` holds them and `tables.py` together.
+A released migration is never edited.
+"""
