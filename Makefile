@@ -44,7 +44,7 @@ simulate: venv
 
 # The scaled-out server in containers; README.md says how to run it without them.
 up:
-	docker compose up --detach --wait
+	docker compose up --build --detach
 
 down:
 	docker compose down
@@ -53,6 +53,8 @@ down:
 lock:
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		--extra server --extra standalone --extra test --quiet --output-file requirements.lock pyproject.toml
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--extra server --constraint requirements.lock --quiet --output-file requirements-server.lock pyproject.toml
 
 clean:
 	rm -rf .venv .venv-* .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist *.egg-info
