@@ -112,7 +112,7 @@ class View:
     """
 
     nodes: Mapping[bytes, Node] = field(default_factory=dict)
-    holders: Mapping[TokenKey, bytes] = field(default_factory=dict)  # live nodes only
+    holders: Mapping[TokenKey, bytes] = field(default_factory=dict)  # live; also in `nodes`
     children: Mapping[bytes, frozenset[bytes]] = field(default_factory=dict)  # live, of `emptied`
     versions: Mapping[bytes, Version] = field(default_factory=dict)
     missing: frozenset[bytes] = frozenset()  # chunks this space does not hold
