@@ -1,0 +1,1 @@
+"""Where the actors touch the world: brokers, databases, disks; one file per adapter of a port."""
