@@ -10,6 +10,7 @@ speak). Every other effect runs on its own and ends in exactly one event, also w
     Commit            Committed | CommitFailed
     Pull              Pulled | PullFailed
     Apply             Applied
+    Renew             Renewed
     Wake              Woken          (only the newest counts)
     Tell              none
 
@@ -41,6 +42,8 @@ class Save:
     ops: int | None = None  # number of the last commit given out
     hlc: int | None = None  # newest stamp seen or made
     history: tuple["Happened", ...] = ()
+    sent: tuple["Commit", ...] | None = None  # the commit that is not closed; () when it is
+    generation: int | None = None  # a new one; dots and ops begin again
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,8 @@ class ChangeSpec:
     """A change to make, in the clear; the adapter seals it into a `protocol.entry.Change`.
 
     Content: `version` names one that was ingested for `node`, or, with `copy_of`, a retained
-    version whose content the new node shares (a conflict copy). Place: `parent` and `name`.
+    version whose content the new node shares (a conflict copy; the adapter draws its id). Place:
+    `parent` and `name`. `dot` is a whole counter, generation included (protocol.vector.counter).
     """
 
     kind: ChangeKind
@@ -121,13 +125,15 @@ class ChangeSpec:
     prev: bytes | None = None
     copy_of: bytes | None = None
     group: int = 0
+    content_id: bytes = b""  # of `version`; for the engine, when its own row comes back
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
     """Seal, sign, write down and send. The same `op` is sent again, byte for byte, after a crash.
 
-    `cursor` is the head the header names. At most one is under way.
+    `cursor` is the head the header names. At most one is under way. `op` and `answered` are whole
+    counters, generation included; `answered` is 0 as long as none was.
     """
 
     op: int
@@ -206,6 +212,11 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Ask the server for a new generation of this device: one of its numbers was used twice."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wake:
     """Send `Woken` at this time (device wall clock, ms)."""
 
@@ -221,7 +232,7 @@ class Tell:
     detail: str = ""
 
 
-Effect = Save | Scan | Ingest | Commit | Pull | Apply | Wake | Tell
+Effect = Save | Scan | Ingest | Commit | Pull | Apply | Renew | Wake | Tell
 
 # ---------------------------------------------------------------- events
 
@@ -446,6 +457,27 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed:
+    """This device has a new generation; None: not now, ask again later."""
+
+    generation: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """The user lets go on what a safety stop holds; `kind` as in the Tell, "" for all."""
+
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Names of devices by id, for the names of conflict copies."""
+
+    devices: dict[bytes, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Woken:
     """The time of a Wake has come."""
 
@@ -473,6 +505,9 @@ Event = (
     | Applied
     | Connected
     | Disconnected
+    | Renewed
+    | Approved
+    | Named
     | Woken
     | Paused
     | Rescan

@@ -66,6 +66,7 @@ class Remote:
     executable: bool = False
     target: str = ""
     fault: str = ""  # why this node cannot be applied here, such as a name that leaves the root
+    device: bytes = b""  # that made the head
 
 
 @dataclass(frozen=True, slots=True)
