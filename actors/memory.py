@@ -34,8 +34,9 @@ class MemoryBroker:
     closes or is killed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, partitions: int = PARTITIONS) -> None:
         """Start empty."""
+        self.partitions = partitions
         self.dead_letters: deque[tuple[Address, bytes]] = deque(maxlen=DEAD_LETTERS_MAX)
         self._consumers: dict[str, list[_Consumer]] = {}
         self._waiting: dict[str, deque[Letter]] = {}
@@ -59,7 +60,7 @@ class MemoryBroker:
         self._route_again(kind, unfinished)
 
     def _active(self, to: Address) -> _Consumer | None:
-        share = partition(to.key)
+        share = partition(to.key, self.partitions)
         for consumer in self._consumers.get(to.kind, ()):
             if share in consumer.partitions:
                 return consumer
@@ -111,7 +112,7 @@ class MemoryTransport:
         """See Transport."""
         if self._closed:
             raise Unreachable("this transport is closed")
-        share = frozenset(range(PARTITIONS) if partitions is None else partitions)
+        share = frozenset(range(self.broker.partitions) if partitions is None else partitions)
         consumer = _Consumer(Mailboxes(deliver, self._dice, self._sleep), share)
         self._consumers.append((kind, consumer))
         self.broker.join(kind, consumer)
