@@ -177,8 +177,7 @@ def conflict_name(name: str, device_name: str, at_ms: int, n: int = 1) -> str:
     Built from the original stem: the conflict copy of a conflict copy is not nested. Allowed by
     `check_name` if `name` is, and never `name` itself unless the mark is the same.
     """
-    stem, extension = _split(name)
-    stem = _CONFLICT.sub("", stem)
+    stem, extension = _split(_CONFLICT.sub("", name))
     device = _trim(_harmless(device_name), _DEVICE_BYTES_MAX).strip() or "device"
     again = f" ({n})" if n > 1 else ""
     mark = f" (conflict, {device}, {_utc(at_ms)}){again}{extension}"
@@ -188,7 +187,7 @@ def conflict_name(name: str, device_name: str, at_ms: int, n: int = 1) -> str:
 def _split(name: str) -> tuple[str, str]:
     """Return stem and extension; the dot of a hidden file begins none."""
     stem, dot, last = name.rpartition(".")
-    if not stem.strip(".") or len(last.encode()) >= _EXTENSION_BYTES_MAX or "(" in last:
+    if not stem.strip(".") or len(last.encode()) >= _EXTENSION_BYTES_MAX or " " in last:
         return name, ""
     if stem.endswith(".tar") and stem != ".tar":
         return stem[:-4], f".tar{dot}{last}"

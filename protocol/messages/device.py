@@ -27,9 +27,9 @@ from protocol.messages.sync import Head
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Sealed = Annotated[bytes, Meta(min_length=1, max_length=4096)]
 Username = Annotated[
-    str, Meta(min_length=1, max_length=limits.USERNAME_MAX, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    str, Meta(min_length=1, max_length=limits.USERNAME_MAX, pattern=r"^[a-z0-9][a-z0-9._-]*$(?!\n)")
 ]
-Email = Annotated[str, Meta(max_length=limits.EMAIL_MAX, pattern=r"^[^@\s]+@[^@\s]+$")]
+Email = Annotated[str, Meta(max_length=limits.EMAIL_MAX, pattern=r"^[^@\s]+@[^@\s]+$(?!\n)")]
 Rev = Annotated[int, Meta(ge=0, lt=1 << 53)]
 
 

@@ -14,7 +14,6 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from protocol import limits
 from protocol.entry import ChunkRef, SizeBytes
 from protocol.ids import DeviceId, Hash, SpaceId, UploadId, UserId
 from protocol.journal import Ms
@@ -33,7 +32,7 @@ class UploadRequest(Message, frozen=True, tag="upload.request"):
 
 
 class BeginUpload(Message, frozen=True, tag="upload.begin"):
-    """Gateway to UploadSession: open or resume. Fault QUOTA_EXCEEDED: the owner's quota is short."""
+    """Gateway to UploadSession: open or resume. Fault QUOTA_EXCEEDED: the owner has no room."""
 
     space: SpaceId
     owner: UserId
