@@ -1,0 +1,1 @@
+"""The device's hands: disk, server, database, keystore. Everything impure, nothing clever."""

@@ -1,0 +1,5 @@
+"""`python -m client_agent.cli` is `syncline`."""
+
+from client_agent.cli import main
+
+main()
