@@ -168,8 +168,8 @@ class MemoryStore:
         """Return all versions of a space."""
         return {key[1]: row for key, row in self._tables.versions.items() if key[0] == space}
 
-    def buckets(self, space: bytes) -> dict[int, int]:
-        """Return the Merkle buckets that are not 0."""
+    async def merkle(self, space: bytes) -> dict[int, int]:
+        """Return bucket -> sum, those that are 0 left out."""
         sums = self._tables.merkle.items()
         return {key[1]: amount for key, amount in sums if key[0] == space and amount}
 

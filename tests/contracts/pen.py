@@ -112,17 +112,17 @@ class Pen:
             copy_of=copy_of,
         )
 
-    def mkdir(self, name: str, parent: bytes = ROOT, **more: object) -> Change:
+    def mkdir(self, name: str, parent: bytes = ROOT, **more) -> Change:
         """Create a directory."""
         node = more.pop("node", None) or fresh_id("node")
-        return self.change(  # type: ignore[arg-type]
+        return self.change(
             ChangeKind.CREATE, node, type=NodeType.DIRECTORY, place=place(name, parent), **more
         )
 
-    def create(self, name: str, what: Content, parent: bytes = ROOT, **more: object) -> Change:
+    def create(self, name: str, what: Content, parent: bytes = ROOT, **more) -> Change:
         """Create a file."""
         node = more.pop("node", None) or fresh_id("node")
-        return self.change(  # type: ignore[arg-type]
+        return self.change(
             ChangeKind.CREATE,
             node,
             type=what.type,
@@ -137,7 +137,7 @@ class Pen:
         stored: tuple[StoredChunk, ...] = (),
         upload: bytes | None = None,
         answered: int = 0,
-        **header: object,
+        **header,
     ) -> CommitChanges:
         """A commit of these changes under the next op. `header` overrides what it says."""
         self.op += 1
@@ -156,7 +156,7 @@ class Pen:
             "root": journal.root([journal.leaf(raw) for raw in raws]),
             "count": len(raws),
         }
-        signed = journal.encode_header(Header(**{**said, **header}))  # type: ignore[arg-type]
+        signed = journal.encode_header(Header(**{**said, **header}))
         return CommitChanges(
             space=self.space,
             account=self.account,
