@@ -216,7 +216,7 @@ class SyncEvents(Table, tablename="sync_events", schema=_METADATA):
     sync_status = Text()
     kind = Text()  # RowKind
     commit_hash = Bytea(null=True, default=None)
-    body = Bytea()  # the row's bytes, as chained
+    body = Bytea(db_column_name="raw")  # the row's bytes, as chained
     hash = Bytea()
 
 
@@ -316,6 +316,15 @@ class Inbox(Table, tablename="inbox", schema=_METADATA):
     answered_at = Timestamptz()
 
 
+class AnsweredOps(Table, tablename="answered_ops", schema=_METADATA):
+    """The greatest op whose answer a device has read. Key: (kind, key, device_id)."""
+
+    kind = Text()
+    key = Text()
+    device_id = Bytea(primary_key=True)
+    upto_op = BigInt()
+
+
 class Outbox(Table, tablename="outbox", schema=_METADATA):
     """Messages told in a turn and not known to be delivered."""
 
@@ -330,5 +339,6 @@ class Outbox(Table, tablename="outbox", schema=_METADATA):
 TABLES: tuple[type[Table], ...] = (
     Users, Devices, DeviceEntries, RefreshFamilies, AuditLog,
     Spaces, Members, DeviceCursors, Files, FileVersions, MerkleBuckets, SyncEvents, Commits,
-    Chunks, ChunkRefs, PageRefs, Leases, Uploads, Conflicts, Inbox, Outbox,
+    Chunks, ChunkRefs, PageRefs, Leases, Uploads, Conflicts, Inbox,
+    AnsweredOps, Outbox,
 )  # fmt: skip

@@ -130,7 +130,7 @@ CREATE TABLE sync_events (
         CHECK (sync_status IN ('pending', 'completed', 'failed')),
     kind text NOT NULL,
     commit_hash bytea,
-    body bytea NOT NULL,
+    raw bytea NOT NULL,
     hash bytea NOT NULL,
     PRIMARY KEY (space_id, event_id, timestamp)
 ) PARTITION BY RANGE (timestamp);
@@ -236,6 +236,14 @@ CREATE TABLE inbox (
     PRIMARY KEY (kind, key, message_id)
 );
 
+CREATE TABLE answered_ops (
+    kind text NOT NULL,
+    key text NOT NULL,
+    device_id bytea NOT NULL,
+    upto_op bigint NOT NULL,
+    PRIMARY KEY (kind, key, device_id)
+) WITH (fillfactor = 80);
+
 CREATE TABLE outbox (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind text NOT NULL,
@@ -262,7 +270,7 @@ WALLS = {
     BY_ACCOUNT: "members files sync_events uploads",
     BY_SPACE: "spaces device_cursors file_versions merkle_buckets commits chunk_refs page_refs "
     "leases conflicts",
-    FOR_NOBODY: "chunks inbox outbox",
+    FOR_NOBODY: "chunks inbox answered_ops outbox",
 }
 WALL = "".join(
     policy.replace("{table}", table) for policy, names in WALLS.items() for table in names.split()
