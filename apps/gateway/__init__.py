@@ -1,1 +1,1 @@
-"""The gateway: HTTP and WebSocket on the outside, turns and direct reads on the inside."""
+"""The gateway: what devices talk to."""
