@@ -331,6 +331,7 @@ class MemoryTurn(Words):
     async def put_conflict(self, conflict: Conflict) -> None:
         """See Turn."""
         space, node = conflict.space, conflict.node
+        await self._hold("space", space)
         self._put("conflicts", conflict.conflict, conflict)
         unresolved = self._unresolved(space) - {conflict.conflict}
         if conflict.state != "resolved":

@@ -218,13 +218,15 @@ class Turn(Protocol):
         """
 
     async def conflicts(self, space: bytes, node: bytes) -> list[Conflict]:
-        """Return the records of a node's conflicts that are not resolved, oldest first."""
+        """Return the records of a node's conflicts that are not resolved, by seq."""
 
     async def conflict(self, conflict: bytes) -> Conflict | None:
         """Return one record."""
 
     async def put_conflict(self, conflict: Conflict) -> None:
-        """Insert or replace a record, and the node's flag with it."""
+        """Insert or replace a record, and the node's flag with it (true while it has any that is
+        not resolved). Locks the space, since UserSync writes nodes whole.
+        """
 
     async def open_conflicts(self, space: bytes) -> int:
         """Return how many are not resolved."""
