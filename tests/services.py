@@ -13,6 +13,7 @@ owner ended.
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -284,15 +285,22 @@ def _install(kind: Kind) -> None:
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # 1: start no daemon
     wait = ["-o", "DPkg::Lock::Timeout=300"]
     print(f"services: apt-get install {' '.join(kind.packages)}", file=sys.stderr, flush=True)
-    for command in (
-        [apt, *wait, "-qq", "update"],
-        [apt, *wait, "-qq", "install", "--yes", "--no-install-recommends", *kind.packages],
-    ):
-        done = subprocess.run(
-            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise ServiceMissing(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    with Path(tempfile.gettempdir(), "syncline-apt.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # `update` does not wait for another one
+        for command in (
+            [apt, *wait, "-qq", "update"],
+            [apt, *wait, "-qq", "install", "--yes", "--no-install-recommends", *kind.packages],
+        ):
+            done = subprocess.run(
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise ServiceMissing(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
 
 
 def keep(name: str) -> int:

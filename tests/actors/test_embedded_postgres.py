@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -273,6 +274,7 @@ def test_root_without_namespaces_needs_somebody_who_can_enter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(finding, "_namespaces_work", lambda: False)
+    monkeypatch.setattr(finding, "_ENTER_ANYWHERE", ())
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(PostgresUnavailable, match="can enter both"):
@@ -283,26 +285,37 @@ def test_root_without_namespaces_needs_somebody_who_can_enter(
 
 
 @root_only
-async def test_root_without_namespaces_runs_it_as_nobody(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("parent_mode", [0o755, 0o700])
+async def test_root_without_namespaces_runs_it_as_nobody(
+    monkeypatch: pytest.MonkeyPatch, parent_mode: int
+):
     """Including data that an earlier start made in a namespace, and back again."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
+        Path(name).chmod(parent_mode)
         folder = Path(name, "postgres")
         async with EmbeddedPostgres(folder) as first:
             await fetch(first.url, "CREATE TABLE kept AS SELECT 42 AS answer")
         monkeypatch.setattr(finding, "_namespaces_work", lambda: False)
-        try:
-            account = finding.choose(folder / "cluster", 18)[1]
-        except PostgresUnavailable:
-            pytest.skip("this checkout lies in a private folder, so only root can run its binaries")
-        assert account.uid not in (None, 0)
+        assert finding.choose(folder / "cluster", 18)[1].uid not in (None, 0)
         async with EmbeddedPostgres(folder) as second:
             assert await fetch(second.url, "SELECT answer FROM kept") == 42
         monkeypatch.undo()
         async with EmbeddedPostgres(folder) as third:  # the data stays whose it is now
             assert await fetch(third.url, "SELECT answer FROM kept") == 42
+        assert stat.S_IMODE(Path(name).stat().st_mode) == parent_mode
+
+
+@root_only
+async def test_nobody_makes_it_below_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(finding, "_namespaces_work", lambda: False)
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    async with EmbeddedPostgres(private / "postgres") as postgres:
+        assert await fetch(postgres.url, "SELECT 1") == 1
+    assert private.stat().st_uid == 0
+    assert (private / "postgres" / "cluster").stat().st_uid != 0
 
 
 def test_a_normal_user_runs_it_as_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -18,6 +18,13 @@ from pathlib import Path
 MAJOR_MIN = 15  # the oldest release our SQL is tested on
 _PREFIXES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin")
 _NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+# The one capability that opens private parents, kept over the change of user; PostgreSQL asks with
+# access(2) whether it may, which counts capabilities only under the second word.
+_ENTER_ANYWHERE = (
+    "--inh-caps=+dac_override",
+    "--ambient-caps=+dac_override",
+    "--securebits=+no_setuid_fixup",
+)
 _UNPRIVILEGED = ("nobody", "postgres")
 
 
@@ -114,8 +121,8 @@ def choose_account(cluster: Path, binaries: Path) -> Account:
 
     A normal user runs it as itself. Root runs it in a user namespace, where root's own files
     belong to a normal user: nothing is chowned and private parents stay private. Where namespaces
-    are forbidden (many containers), an unprivileged account takes over, if it can reach the
-    binaries and the parents of our folder; the caller then gives our folder to it.
+    are forbidden (many containers), an unprivileged account takes over, with the one capability
+    to enter private parents if it must; the caller then gives our own folder to it.
     """
     if os.geteuid() != 0:
         return Account()
@@ -147,9 +154,10 @@ def _unprivileged(folder: Path, binaries: Path, owner: int) -> Account:
     for one in sorted(wanted, key=lambda one: one.pw_name):  # nobody before postgres
         if not owner and one.pw_name not in _UNPRIVILEGED:
             continue
-        ids = (f"--reuid={one.pw_uid}", f"--regid={one.pw_gid}", "--clear-groups", "--")
-        if _reaches((setpriv, *ids), folder.parent, binaries / "postgres"):
-            return Account((setpriv, *ids), one.pw_uid, one.pw_gid)
+        ids = (setpriv, f"--reuid={one.pw_uid}", f"--regid={one.pw_gid}", "--clear-groups")
+        for prefix in (ids, (*ids, *_ENTER_ANYWHERE)):
+            if _reaches(prefix, folder.parent, binaries / "postgres"):
+                return Account(prefix, one.pw_uid, one.pw_gid)
     raise PostgresUnavailable(
         "PostgreSQL refuses to run as root, user namespaces are forbidden here, and no "
         f"unprivileged account can enter both {folder.parent} and {binaries}: start Syncline as "
