@@ -47,8 +47,12 @@ class Post:
 
     def put(self, to: Address, envelope: bytes) -> None:
         async def settle(settled: Settled) -> None:
-            await asyncio.sleep(0)
+            assert to not in self.inside
+            self.inside.add(to)
+            for _ in range(3):
+                await asyncio.sleep(0)
             self.settled[to].append((envelope, settled))
+            self.inside.discard(to)
 
         self.boxes.put(Letter(to, envelope, settle))
 
