@@ -14,6 +14,7 @@ owner ended.
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -465,6 +466,8 @@ def down() -> int:
 
 def main(arguments: list[str]) -> int:
     """The three commands of the module docstring; `keep` and `hold` are theirs."""
+    logging.getLogger("aiormq").propagate = False  # it shouts while a broker is still starting
+    logging.getLogger("aiormq").addHandler(logging.NullHandler())
     try:
         match arguments:
             case ["run", "--", *command] if command:

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 
 from actors.adapters.postgres import binaries as finding
+from actors.adapters.postgres import embedded
 from actors.adapters.postgres.binaries import Account, PostgresUnavailable, find_binaries
 from actors.adapters.postgres.embedded import EmbeddedPostgres
 
@@ -93,6 +94,14 @@ async def test_nobody_comes_in_without_the_password(postgres: EmbeddedPostgres):
     with socket.socket() as outside:  # another loopback address stands for any other interface
         outside.settimeout(5)
         assert outside.connect_ex(("127.0.0.2", port)) != 0
+
+
+async def test_it_does_without_shared_memory_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(embedded, "_anyone_may_write", lambda folder: False)
+    async with EmbeddedPostgres(tmp_path / "postgres") as postgres:
+        assert await fetch(postgres.url, "SHOW dynamic_shared_memory_type") == "mmap"
 
 
 async def test_a_folder_has_one_owner(postgres: EmbeddedPostgres, tmp_path: Path):

@@ -16,6 +16,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -50,7 +51,6 @@ SETTINGS = {
     "cluster_name": "syncline",
     "max_connections": "100",
     "shared_buffers": "64MB",
-    "dynamic_shared_memory_type": "posix",
     "max_wal_size": "512MB",
     "min_wal_size": "64MB",
     "fsync": "on",
@@ -282,7 +282,8 @@ class EmbeddedPostgres:
         """One attempt on `self._port`. Raises PostgresUnavailable with the end of the log when it
         fails.
         """
-        settings = {**SETTINGS, "port": str(self._port)}
+        memory = "posix" if _anyone_may_write(Path("/dev/shm")) else "mmap"
+        settings = {**SETTINGS, "port": str(self._port), "dynamic_shared_memory_type": memory}
         if self._binaries.major >= 18:
             settings |= SETTINGS_SINCE_18
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
@@ -451,6 +452,11 @@ def _works_in(pid: int, folder: Path) -> bool:
         return Path(f"/proc/{pid}/cwd").samefile(folder)
     except OSError:
         return False
+
+
+def _anyone_may_write(folder: Path) -> bool:
+    """False in a bare container or chroot, where nothing is mounted there."""
+    return folder.is_dir() and bool(folder.stat().st_mode & stat.S_IWOTH)
 
 
 def _free_port() -> int:
