@@ -32,15 +32,15 @@ class Breaker:
         """Start closed."""
         self._failures_max = failures_max
         self._failures = 0
-        self._closed_at_ms = 0
+        self._open_until_ms = 0
 
     def allows(self, now_ms: int) -> bool:
         """Say whether to try. True at most once per interval while open."""
         if self._failures < self._failures_max:
             return True
-        if now_ms < self._closed_at_ms:
+        if now_ms < self._open_until_ms:
             return False
-        self._closed_at_ms = now_ms + RECONNECT.base_ms  # one caller tries, the others do not
+        self._open_until_ms = now_ms + RECONNECT.base_ms  # one caller tries, the others do not
         return True
 
     def succeeded(self) -> None:
@@ -51,7 +51,7 @@ class Breaker:
         """Count a failure; `dice` is in [0, 1)."""
         self._failures += 1
         attempt = max(0, self._failures - self._failures_max)
-        self._closed_at_ms = now_ms + RECONNECT.base_ms + RECONNECT.delay_ms(attempt, dice)
+        self._open_until_ms = now_ms + RECONNECT.base_ms + RECONNECT.delay_ms(attempt, dice)
 
 
 class Dialer:

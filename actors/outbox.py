@@ -142,6 +142,7 @@ class Relay:
         now_ms: Callable[[], int],
         dice: Callable[[], float],
         idle_s: float = IDLE_S,
+        left_ms: int = LEFT_MS,
     ) -> None:
         """`now_ms` is the wall clock, `dice` draws from [0, 1)."""
         self._store = store
@@ -149,12 +150,13 @@ class Relay:
         self._now_ms = now_ms
         self._dice = dice
         self._idle_s = idle_s
+        self._left_ms = left_ms
         self._due_ms: int | None = None
         self._changed = asyncio.Event()
 
     def wake_at(self, due_ms: int) -> None:
         """Something will be due then, or (0) failed just now. Not before it counts as left."""
-        due_ms = max(due_ms, self._now_ms() + LEFT_MS)
+        due_ms = max(due_ms, self._now_ms() + self._left_ms)
         if self._due_ms is None or due_ms < self._due_ms:
             self._due_ms = due_ms
             self._changed.set()
@@ -165,7 +167,9 @@ class Relay:
         while True:
             self._due_ms = None
             try:
-                claimed, sent = await relay_once(self._store, self._transport)
+                claimed, sent = await relay_once(
+                    self._store, self._transport, BATCH_MAX, self._left_ms
+                )
             except Unreachable as error:
                 log.warning("relay waits", error=str(error))
                 claimed, sent = 1, 0
