@@ -48,7 +48,7 @@ import structlog
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 
-from actors.ports import ChunkMismatch, DeadLettered, StoreFull, Unreachable
+from actors.ports import ChunkMismatch, DeadLettered, Overtaken, StoreFull, Unreachable
 from apps.gateway import auth, chunks, devices, feed, files, health, schema, speech, sync, uploads
 from apps.gateway.edge import Edge
 from apps.gateway.endpoint import Endpoint
@@ -101,6 +101,7 @@ _PORTS: dict[type[Exception], tuple[Code, int | None]] = {
     StoreFull: (Code.STORAGE_FULL, 60_000),
     ChunkMismatch: (Code.CHUNK_MISMATCH, None),
     Unreachable: (Code.UNAVAILABLE, RETRY_MS),
+    Overtaken: (Code.BUSY, RETRY_MS),
     TimeoutError: (Code.BUSY, RETRY_MS),
     DeadLettered: (Code.INTERNAL, None),
 }

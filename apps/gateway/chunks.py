@@ -1,7 +1,9 @@
 """Chunks: in and out as sealed bytes, present only in the space that holds them."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from hashlib import sha256
+from typing import cast
 
 import structlog
 from litestar import Response
@@ -176,11 +178,12 @@ async def lease(visit: Visit, space: bytes, upload: bytes | None, chunks: Sequen
 
 
 async def streamed(
-    request: AnyRequest, span: Span, pieces: AsyncIterator[bytes], headers: dict[str, str]
+    request: AnyRequest, span: Span, source: AsyncIterator[bytes], headers: dict[str, str]
 ) -> Stream:
     """Answer with the bytes of a span. The first piece is read before the answer begins, so that a
     lost chunk is still an honest fault.
     """
+    pieces = cast(AsyncGenerator[bytes, None], source)
     try:
         first = await anext(pieces, b"")
     except (FileNotFoundError, KeyError):
@@ -188,9 +191,10 @@ async def streamed(
         raise refuse(Code.NOT_FOUND, "the server has lost this chunk") from None
 
     async def all_pieces() -> AsyncIterator[bytes]:
-        yield first
-        async for piece in pieces:
-            yield piece
+        async with aclosing(pieces):  # whoever hangs up leaves no open file
+            yield first
+            async for piece in pieces:
+                yield piece
 
     return Stream(
         all_pieces(),

@@ -109,7 +109,7 @@ class Endpoint:
         return HTTPRouteHandler(
             self.path,
             http_method=self.method,  # type: ignore[arg-type]
-            status_code=self.status,
+            status_code=200,  # nominal: every answer names its own
             name=f"{self.method} {self.path}",
             request_max_body_size=self.body_bytes_max,
         )(handle)

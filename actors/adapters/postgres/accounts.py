@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 
 from actors.adapters.postgres.borrow import Connection, Pool, borrowed
+from actors.ports import Overtaken
 from protocol.codec import decode, encode, lp, sha256
 from protocol.journal import genesis
 from protocol.messages import Role
@@ -110,8 +111,10 @@ class Accounts:
                 )
                 await _insert_home(connection, asked, now_ms)
                 await audit(connection, now_ms, "account_made", asked.account, asked.device.device)
-        except asyncpg.UniqueViolationError as error:
-            raise Taken(_TAKEN.get(error.constraint_name or "", "account")) from None
+        except Overtaken as error:
+            if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+                raise
+            raise Taken(_TAKEN.get(error.__cause__.constraint_name or "", "account")) from None
 
     async def device_keys(self, device: bytes) -> tuple[bytes, bytes, bytes] | None:
         """Return (account, sign, box) of a device, whosever it is."""

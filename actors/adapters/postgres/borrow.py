@@ -1,12 +1,10 @@
-"""A connection for one read or one small transaction of the gateway, and outages by one name."""
+"""A connection for one read or one small transaction of the gateway."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
-
-from actors.ports import Unreachable
+from actors.adapters.postgres.trouble import translated
 
 ACQUIRE_S = 5.0  # waiting longer means that the pool is exhausted: better to say so
 
@@ -16,20 +14,11 @@ Connection = Any
 
 @asynccontextmanager
 async def borrowed(pool: Pool, transaction: bool = False) -> AsyncIterator[Connection]:
-    """Lend a connection, in a transaction if asked. Raises Unreachable: the database is away."""
-    try:
+    """Lend a connection, in a transaction if asked. Raises Unreachable and Overtaken."""
+    with translated():
         async with pool.acquire(timeout=ACQUIRE_S) as connection:
             if transaction:
                 async with connection.transaction():
                     yield connection
             else:
                 yield connection
-    except (
-        OSError,  # and TimeoutError, which is one
-        asyncpg.PostgresConnectionError,
-        asyncpg.InterfaceError,
-        asyncpg.CannotConnectNowError,
-        asyncpg.TooManyConnectionsError,
-        asyncpg.AdminShutdownError,
-    ) as error:
-        raise Unreachable(f"database: {type(error).__name__}") from error

@@ -7,6 +7,7 @@ chunks do not exist here: no oracle, no theft by hash.
 from collections.abc import Iterable, Sequence
 
 from actors.adapters.postgres.borrow import Pool, borrowed
+from actors.adapters.postgres.packing import pack_refs
 from actors.records import Chunk
 
 _HELD = """
@@ -78,7 +79,7 @@ class Leases:
         async with borrowed(self._pool, transaction=True) as connection:
             await connection.execute(_KNOW, addresses, sizes, now_ms)
             if pages:
-                declared = [pack_refs(page) for page in pages]
+                declared = [pack_refs(page.refs) for page in pages]
                 named = [page.address for page in pages]
                 await connection.execute(_DECLARE, space, named, declared, now_ms)
             await connection.execute(_TAKE, space, addresses, sizes, upload, device, expires_ms)
@@ -106,8 +107,3 @@ class Leases:
                 f"WITH {_HELD} SELECT address, size_bytes FROM held", space, list(addresses), now_ms
             )
         return {row["address"]: row["size_bytes"] for row in rows}
-
-
-def pack_refs(chunk: Chunk) -> bytes:
-    """Return a page's list as it is stored: 32-byte address, 8-byte size, repeated."""
-    return b"".join(ref.address + ref.size_bytes.to_bytes(8, "big") for ref in chunk.refs)

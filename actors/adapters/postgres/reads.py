@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.adapters.postgres.borrow import Pool, borrowed
+from actors.adapters.postgres.packing import unpack_refs, unpack_vector
 from protocol.entry import ChunkRef, NodeType, Place
 from protocol.journal import CommitProof
 from protocol.messages import Role
 from protocol.messages.device import SpaceList, SpaceRow
 from protocol.messages.listing import ConflictList, ConflictRow, FileList, FileRow
 from protocol.messages.sync import Head
-from protocol.vector import Vector
-
-_REF_BYTES = 40  # 32-byte address, 8-byte size
-_PAIR_BYTES = 24  # 16-byte device, 8-byte counter
 
 _ROWS = """
 SELECT event_id, raw, commit_hash FROM (
@@ -27,7 +24,7 @@ SELECT event_id, raw, commit_hash FROM (
     FROM (SELECT event_id, raw, commit_hash FROM sync_events
           WHERE space_id = $1 AND event_id > $2 ORDER BY event_id LIMIT $3) AS page
 ) AS counted
-WHERE before_bytes = 0 OR before_bytes + length(raw) <= $4 ORDER BY event_id
+WHERE before_bytes = 0 OR before_bytes + length(raw) <= $4::bigint ORDER BY event_id
 """
 _SPACES = """
 SELECT s.*, m.role, u.identity_sign, s.home AND s.owner_id = m.user_id AS mine
@@ -224,26 +221,18 @@ class Reads:
             )
         return {row["address"]: unpack_refs(row["refs"]) for row in rows}
 
+    async def upload(self, upload: bytes) -> tuple[bytes, bytes] | None:
+        """Return space and owner of an upload session."""
+        async with borrowed(self._pool) as connection:
+            row = await connection.fetchrow(
+                "SELECT space_id, user_id FROM uploads WHERE upload_id = $1", upload
+            )
+        return None if row is None else (row["space_id"], row["user_id"])
+
     async def ping(self) -> None:
         """Ask the database something. Raises Unreachable."""
         async with borrowed(self._pool) as connection:
             await connection.fetchval("SELECT 1")
-
-
-def unpack_refs(raw: bytes) -> tuple[ChunkRef, ...]:
-    """Read a stored list of chunks."""
-    return tuple(
-        ChunkRef(raw[i : i + 32], int.from_bytes(raw[i + 32 : i + _REF_BYTES], "big"))
-        for i in range(0, len(raw), _REF_BYTES)
-    )
-
-
-def unpack_vector(raw: bytes) -> Vector:
-    """Read a stored version vector."""
-    return tuple(
-        (raw[i : i + 16], int.from_bytes(raw[i + 16 : i + _PAIR_BYTES], "big"))
-        for i in range(0, len(raw), _PAIR_BYTES)
-    )
 
 
 def _space(row: Any) -> SpaceRow:
