@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-# The default interpreter is 3.11 (or whatever python3 is, if new enough) in .venv; any other has an environment of its own.
+# The default interpreter is 3.11 (or python3, if new enough), in .venv; others have folders of their own.
 PYTHON ?= python3.11
 VENV := $(if $(filter python3.11,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
