@@ -1,5 +1,7 @@
 """One change: which rule its kind obeys, which rows it makes, and who has to hear of it."""
 
+from collections.abc import Callable
+
 from actors.core import content_rules, tree_rules
 from actors.core.commit import Commit
 from actors.core.conflict import conflict_id
@@ -26,7 +28,7 @@ def make(draft: Draft, commit: Commit, index: int) -> Result:
     change = commit.changes[index]
     _check_epochs(draft.space, commit, change)
     before = draft.node(change.node)
-    taken = _rule(draft, change)
+    taken = RULES[change.kind](draft, change)
     node = taken.node
     draft.put(node, index)
     seq = draft.append_change(index, change, node, taken.outcome, taken.loser)
@@ -46,28 +48,6 @@ def _check_epochs(space: Space, commit: Commit, change: Change) -> None:
         raise Unfit(Code.STALE_EPOCH, {"key_epoch": space.key_epoch})
     if max(epochs) > space.key_epoch:
         raise Unfit(Code.BAD_REQUEST, {"key_epoch": space.key_epoch})
-
-
-def _rule(draft: Draft, change: Change) -> Taken:
-    """Apply the rule of the change's kind. What it carries was checked when it was read."""
-    match change.kind:
-        case ChangeKind.CREATE:
-            return _create(draft, change)
-        case ChangeKind.RESTORE:
-            return _restore(draft, change)
-        case ChangeKind.MOVE:
-            node = tree_rules.living(draft, change)
-            tree_rules.check_rev(node, change)
-            return Taken(_place(draft, node, change))
-        case ChangeKind.DELETE:
-            return Taken(tree_rules.deleted(draft, change))
-        case ChangeKind.MODIFY:
-            assert change.content
-            return content_rules.take(
-                draft, tree_rules.living(draft, change), change, change.content
-            )
-        case ChangeKind.SET_HEAD:
-            return content_rules.set_head(draft, tree_rules.living(draft, change), change)
 
 
 def _create(draft: Draft, change: Change) -> Taken:
@@ -96,6 +76,25 @@ def _restore(draft: Draft, change: Change) -> Taken:
         raise Unfit(Code.STALE, {"place_rev": node.place_rev})
     tree_rules.check_rev(node, change)
     return _with_content(draft, _place(draft, node, change), change)
+
+
+def _move(draft: Draft, change: Change) -> Taken:
+    node = tree_rules.living(draft, change)
+    tree_rules.check_rev(node, change)
+    return Taken(_place(draft, node, change))
+
+
+def _delete(draft: Draft, change: Change) -> Taken:
+    return Taken(tree_rules.deleted(draft, change))
+
+
+def _modify(draft: Draft, change: Change) -> Taken:
+    assert change.content
+    return content_rules.take(draft, tree_rules.living(draft, change), change, change.content)
+
+
+def _set_head(draft: Draft, change: Change) -> Taken:
+    return content_rules.set_head(draft, tree_rules.living(draft, change), change)
 
 
 def _place(draft: Draft, node: Node, change: Change) -> Node:
@@ -152,3 +151,14 @@ def _tell(draft: Draft, change: Change, before: Node | None, taken: Taken, seq: 
                 at_ms=at_ms,
             )
         )
+
+
+# What a change carries was checked when it was read (core/commit.py).
+RULES: dict[ChangeKind, Callable[[Draft, Change], Taken]] = {
+    ChangeKind.CREATE: _create,
+    ChangeKind.MODIFY: _modify,
+    ChangeKind.MOVE: _move,
+    ChangeKind.DELETE: _delete,
+    ChangeKind.RESTORE: _restore,
+    ChangeKind.SET_HEAD: _set_head,
+}
