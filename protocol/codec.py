@@ -1,7 +1,8 @@
 """Bytes in and out: msgpack of tagged structs, and `LP`, the framing that is hashed and signed."""
 
 import hashlib
-from typing import Any
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -49,10 +50,46 @@ def encode(message: msgspec.Struct) -> bytes:
     return _encoder.encode(message)
 
 
+T = TypeVar("T")
+
+
+class Reader(Generic[T]):
+    """Reads msgpack (or JSON) bytes as one type. Keeps its decoder: make it once, use it often.
+
+    Bytes of a stranger can also make msgspec raise UnicodeDecodeError (text that is not UTF-8)
+    and RecursionError (arrays in arrays in arrays). Here every refusal is a `DecodeError`, so
+    that no caller takes hostile bytes for a bug of ours.
+    """
+
+    def __init__(self, type: Any, json: bool = False) -> None:
+        """Make a reader of `type`: a struct, a union of tagged ones, or anything msgspec reads."""
+        module = msgspec.json if json else msgspec.msgpack
+        self._decoder = module.Decoder(type)
+
+    def decode(self, raw: bytes | bytearray | memoryview) -> T:
+        """Return the value.
+
+        Raises:
+            msgspec.DecodeError: not msgpack, an unknown tag, a missing field or a broken bound.
+        """
+        try:
+            value: T = self._decoder.decode(raw)
+        except UnicodeDecodeError:
+            raise msgspec.DecodeError("Text is not UTF-8") from None
+        except RecursionError:
+            raise msgspec.DecodeError("Nested too deeply") from None
+        return value
+
+
+@lru_cache(maxsize=256)
+def _reader(union: Any) -> Reader[Any]:
+    return Reader(union)
+
+
 def decode(raw: bytes, union: Any) -> Any:
     """Read msgpack bytes as one of the structs of `union`.
 
     Raises:
         msgspec.DecodeError: not msgpack, an unknown tag, a missing field or a broken bound.
     """
-    return msgspec.msgpack.decode(raw, type=union)
+    return _reader(union).decode(raw)

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from protocol import limits
 from protocol.clock import Hlc
-from protocol.codec import lp, sha256
+from protocol.codec import Reader, lp, sha256
 from protocol.entry import KeyEpoch, PlaceRev
 from protocol.ids import DeviceId, Hash, HistoryId, Id, NodeId, SpaceId, VersionId
 from protocol.messages import Part
@@ -108,8 +108,8 @@ class CommitProof(Part, frozen=True):
         return self.leaves[32 * index : 32 * index + 32]
 
 
-_header = msgspec.msgpack.Decoder(Header)
-_row = msgspec.msgpack.Decoder(Row)
+_header: Reader[Header] = Reader(Header)
+_row: Reader[Row] = Reader(Row)
 _encoder = msgspec.msgpack.Encoder()
 
 

@@ -7,6 +7,7 @@ import msgspec
 
 from actors.records import Wanted
 from protocol import journal
+from protocol.codec import Reader
 from protocol.entry import Change, ChangeKind, NodeType
 from protocol.faults import Code, Refusal, refuse
 from protocol.ids import ROOT
@@ -23,7 +24,7 @@ SHAPES: dict[ChangeKind, tuple[bool, bool | None, bool]] = {
     ChangeKind.SET_HEAD: (False, False, True),
 }
 
-_change = msgspec.msgpack.Decoder(Change)
+_change: Reader[Change] = Reader(Change)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,8 @@ def read(request: AnyRequest, raw: bytes, union: type[T], json_bytes_max: int) -
             return msgspec.json.decode(raw, type=union)
     except msgspec.DecodeError as error:
         raise refuse(Code.BAD_REQUEST, f"body: {error}") from None
-    except RecursionError:
-        raise refuse(Code.BAD_REQUEST, "body: nested too deeply") from None
+    except (RecursionError, UnicodeDecodeError):
+        raise refuse(Code.BAD_REQUEST, "body: nested too deeply, or not UTF-8") from None
     raise refuse(Code.BAD_REQUEST, f"Content-Type must be {JSON} or {MSGPACK}")
 
 

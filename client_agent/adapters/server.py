@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from protocol.codec import encode
+from protocol.codec import Reader, decode, encode
 from protocol.faults import MEANINGS, Code, Fault, Problem
 from protocol.messages import chunks, device, sync, upload
 from protocol.messages.device import Session, refresh_to_sign
@@ -169,7 +169,7 @@ class Server:
         if answer is type(None):
             return answer()
         try:
-            return msgspec.msgpack.decode(got, type=answer)
+            return decode(got, answer)
         except msgspec.DecodeError as error:
             raise Offline(f"the answer to {path} is not understood: {error}") from None
 
@@ -332,9 +332,8 @@ class Server:
 def _fault_of(status: int, kind: str, body: bytes, wait: str) -> Exception:
     """Return what a refusal means: the server's own fault, or a proxy's page in between."""
     try:
-        decode = msgspec.msgpack.decode if "msgpack" in kind else msgspec.json.decode
-        problem = decode(body, type=Problem)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        problem: Problem = Reader(Problem, json="msgpack" not in kind).decode(body)
+    except msgspec.DecodeError:
         retry = int(wait) * 1000 if wait.isdigit() else None
         if status in (408, 425, 429) or status >= 500:
             code = Code.RATE_LIMITED if status == 429 else Code.UNAVAILABLE

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from client_agent.crypto.devices import DeviceSecrets, signed_by
+from protocol.codec import Reader
 from protocol.entry import Change
 from protocol.journal import (
     FORMAT,
@@ -133,7 +134,7 @@ def verify_row(
     return VerifiedRow(row, after, header, _change(row))
 
 
-_change_decoder = msgspec.msgpack.Decoder(Change)
+_change_decoder: Reader[Change] = Reader(Change)
 
 
 def _change(row: Row) -> Change:

@@ -30,7 +30,7 @@ from client_agent.crypto.recovery import RecoveryKeys, RecoveryPublic
 from client_agent.crypto.seal import KEY_BYTES, SealBroken, open_sealed, seal_random, sub
 from client_agent.crypto.space_keys import EpochMissing, SpaceKeys
 from protocol import limits
-from protocol.codec import encode, lp, sha256
+from protocol.codec import Reader, encode, lp, sha256
 from protocol.entry import KeyEpoch
 from protocol.ids import ID_BYTES, Dice, SpaceId, UserId
 from protocol.messages import Part
@@ -260,7 +260,7 @@ class KeyringContents(Part, frozen=True):
         )
 
 
-_keyring = msgspec.msgpack.Decoder(KeyringContents)
+_keyring: Reader[KeyringContents] = Reader(KeyringContents)
 
 
 def seal_keyring(

@@ -21,7 +21,7 @@ from client_agent.crypto.chunks import RAW, ChunkEntry, open_body, seal_body
 from client_agent.crypto.seal import Buffer, SealBroken, open_sealed, seal_random
 from client_agent.crypto.space_keys import SpaceKeys
 from protocol import limits
-from protocol.codec import encode, lp
+from protocol.codec import Reader, encode, lp
 from protocol.entry import ChunkRef, Content, KeyEpoch, NodeType, SizeBytes
 from protocol.ids import Dice, Hash, NodeId, VersionId
 from protocol.messages import Part
@@ -62,8 +62,9 @@ class Page(Part, frozen=True):
 class Manifest(Part, frozen=True):
     """Everything about one version. Either `chunks` or `pages` lists a file's chunks, in order.
 
-    `target` is a symlink's text, else None; `chunker` the version that cut the file; `prev` any
-    earlier version of the node. `mtime_ns` counts from the Unix epoch.
+    `size_bytes` is the sum of their lengths; `target` is a symlink's text, which then has
+    neither, else None; `chunker` the version that cut the file; `prev` any earlier version of
+    the node. `mtime_ns` counts from the Unix epoch.
     """
 
     format: int
@@ -92,8 +93,8 @@ class SealedPage(NamedTuple):
     refs: tuple[ChunkRef, ...]
 
 
-_page = msgspec.msgpack.Decoder(Page)
-_manifest = msgspec.msgpack.Decoder(Manifest)
+_page: Reader[Page] = Reader(Page)
+_manifest: Reader[Manifest] = Reader(Manifest)
 
 
 def content_id(
@@ -151,6 +152,8 @@ def _check_manifest(manifest: Manifest) -> None:
         raise SealBroken("a manifest whose chunks are not its size")
     if (manifest.type is NodeType.SYMLINK) != (manifest.target is not None):
         raise SealBroken("a link target where none belongs, or none where one does")
+    if manifest.type is NodeType.SYMLINK and manifest.refs:
+        raise SealBroken("a symlink with chunks")
 
 
 def seal_content(

@@ -16,7 +16,7 @@ import msgspec
 
 from client_agent.crypto.seal import SealBroken, open_sealed, seal_random
 from client_agent.crypto.space_keys import SpaceKeys
-from protocol.codec import encode, lp
+from protocol.codec import Reader, encode, lp
 from protocol.entry import Place
 from protocol.ids import ID_BYTES, Dice, NodeId
 from protocol.messages import Part
@@ -31,7 +31,7 @@ class _Named(Part, frozen=True):
     zeros: bytes = b""
 
 
-_named = msgspec.msgpack.Decoder(_Named)
+_named: Reader[_Named] = Reader(_Named)
 
 
 def token(keys: SpaceKeys, parent: bytes, name: str) -> bytes:

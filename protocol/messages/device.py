@@ -14,11 +14,10 @@ Everything named `sealed` or `wrapped` is made and opened on devices only (CRYPT
 from enum import StrEnum
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from protocol import limits
-from protocol.codec import lp, sha256
+from protocol.codec import Reader, lp, sha256
 from protocol.ids import DeviceId, Hash, HistoryId, Id, SpaceId, UserId
 from protocol.journal import Ms, Signature
 from protocol.messages import Message, Part
@@ -103,7 +102,10 @@ def entry_hash(signed: SignedEntry) -> bytes:
 
 def decode_entry(raw: bytes) -> DeviceEntry:
     """Read entry bytes. Raises msgspec.DecodeError."""
-    return msgspec.msgpack.decode(raw, type=DeviceEntry)
+    return _entry.decode(raw)
+
+
+_entry: Reader[DeviceEntry] = Reader(DeviceEntry)
 
 
 class DeviceKeys(Message, frozen=True, tag="auth.device_keys"):

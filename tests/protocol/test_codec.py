@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.codec import decode, encode, lp, sha256
+from protocol.codec import Reader, decode, encode, lp, sha256
 from protocol.entry import ChunkRef
-from protocol.messages.feed import Ping, Pong, ServerFrame
+from protocol.messages.feed import DeviceFrame, Hello, Ping, Pong, ServerFrame
 
 DEVICE = st.binary(min_size=16, max_size=16)
 VECTOR = st.lists(st.tuples(DEVICE, st.integers(1, 1 << 53)), max_size=3).map(tuple)
@@ -79,6 +79,27 @@ def test_messages_go_out_and_come_in_by_their_tag():
         decode(encode(Pong()), ServerFrame)
     with pytest.raises(msgspec.DecodeError):
         decode(b"\xc1", ServerFrame)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"\xc1", b"\x82\xa1t\xa5hello\xa5knows\x91\xa1\xff", b"\x81\xa1t\xa4\xff\xff\xff\xff",
+     b"\x82\xa1t\xa5hello\xa1x" + b"\x91" * 100_000 + b"\xc0", b"\xdd\xff\xff\xff\xff"],
+    ids=["empty", "junk", "text", "tag", "depth", "length"],
+)
+def test_whatever_a_stranger_sends_is_refused_in_one_way(raw):
+    with pytest.raises(msgspec.DecodeError):
+        decode(raw, DeviceFrame)
+    with pytest.raises(msgspec.DecodeError):
+        decode(raw, ChunkRef)
+
+
+def test_json_is_read_the_same_way():
+    reader = Reader(Hello, json=True)
+    assert reader.decode(b'{"t": "hello", "knows": ["x"]}') == Hello(knows=("x",))
+    for raw in (b'{"t": "hello", "knows": ["\xff"]}', b"{x", b'{"t":"hello","x":' + b"[" * 100_000):
+        with pytest.raises(msgspec.DecodeError):
+            reader.decode(raw)
 
 
 def test_parts_are_arrays_so_that_fields_can_only_be_appended():
