@@ -169,7 +169,8 @@ class Server:
         if answer is type(None):
             return answer()
         try:
-            return decode(got, answer)
+            understood: T = decode(got, answer)
+            return understood
         except msgspec.DecodeError as error:
             raise Offline(f"the answer to {path} is not understood: {error}") from None
 
