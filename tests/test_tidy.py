@@ -20,6 +20,7 @@ ROOMS = ("protocol", "actors", "apps", "client_agent")
 OURS = (*ROOMS, "ops", "tests")
 FUNCTION_LINES_MAX = 70  # exclusive: a function fits a screen
 FILE_LINES_MAX = 500
+TEST_FILE_LINES_MAX = 800  # a specification may be a long list
 
 # The standard library that computes and does nothing else.
 PURE_STDLIB = """
@@ -147,8 +148,9 @@ def length_troubles(path: str, text: str, tree: ast.AST) -> Iterator[str]:
     if "migrations" in PurePosixPath(path).parts:
         return  # written by a machine, once
     lines = text.count("\n") + 1
-    if lines > FILE_LINES_MAX:
-        yield f"{lines} lines: one idea per file, at most {FILE_LINES_MAX} lines"
+    most = TEST_FILE_LINES_MAX if path.startswith("tests/") else FILE_LINES_MAX
+    if lines > most:
+        yield f"{lines} lines: one idea per file, at most {most} lines"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
@@ -296,6 +298,7 @@ def test_every_room_has_a_rule():
         ("apps/worker.py", "def f():\n" + "    x = 1\n" * 69, "f has 70 lines"),
         ("tests/test_x.py", "async def g():\n" + "    x = 1\n" * 70, "g has 71 lines"),
         ("ops/demo.py", "x = 1\n" * 500, "501 lines"),
+        ("tests/test_x.py", "x = 1\n" * 800, "801 lines"),
         ("apps/utils.py", "x = 1", "named after its idea"),
     ],
 )
