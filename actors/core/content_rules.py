@@ -52,13 +52,14 @@ def take(draft: Draft, node: Node, change: Change, content: Content) -> Taken:
             return Taken(_joined(node, stamp, vector), Outcome.JOINED)
         check_history(node, change)
     version = _keep(draft, node, change, content, vector)
-    node = replace(node, version_number=max(node.version_number, version.number))
     if first or change.base == node.vector:
         return Taken(headed(draft, node, version, stamp, vector))
     both = join(node.vector, vector)
     outcome = decide(draft.space.policy, Stamp(node.hlc, node.device), stamp, draft.author.now_ms)
     if outcome is Outcome.LOST:
-        return Taken(replace(node, vector=both, conflicted=True), outcome, version.version)
+        number = max(node.version_number, version.number)
+        lost = replace(node, vector=both, conflicted=True, version_number=number)
+        return Taken(lost, outcome, version.version)
     won = replace(headed(draft, node, version, stamp, both), conflicted=True)
     return Taken(won, outcome, node.head)
 
@@ -79,6 +80,7 @@ def headed(draft: Draft, node: Node, version: Version, stamp: Stamp, vector: Vec
         content_id=version.content_id,
         hlc=stamp.hlc,
         device=stamp.device,
+        version_number=max(node.version_number, version.number),
         size_bytes=version.size_bytes,
         manifest_hash=sha256(version.manifest),
     )
