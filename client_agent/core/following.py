@@ -1,0 +1,196 @@
+"""Follow the journal: its rows into the remote tree, in order and without a gap.
+
+A row of our own commit also moves the merge base: what was sent is what both sides agree on now,
+whatever the disk has become since. Vectors: an accepted content has its base and its dot; where
+two edits met, the node has the join of both (SYNC.md 4).
+"""
+
+from dataclasses import replace
+
+from client_agent.core.events import ChangeSpec, Pull, Pulled, PullFailed, RemoteChange
+from client_agent.core.safety import HISTORY
+from client_agent.core.state import State
+from client_agent.core.trees import Conflict, Cursor, Remote, Synced
+from protocol import clock, vector
+from protocol.backoff import RECONNECT
+from protocol.entry import ChangeKind
+from protocol.journal import Outcome, RowKind
+
+COPY_WAIT_MS = 60_000  # after which any device makes the copy that its maker did not
+_STOPS = frozenset({"bad_head", "history_lost", "history_changed", "bad_signature"})
+
+
+def dispatch(state: State) -> None:
+    """Fetch rows if there are some that we have not seen."""
+    if state.pulling or not state.connected or HISTORY in state.holds:
+        return
+    behind = state.head_seq is not None and state.head_seq > state.cursor.seq
+    if (behind or state.pull_wanted) and state.now_ms >= state.pull_not_before_ms:
+        state.pulling = True
+        state.pull_wanted = False
+        state.out.append(Pull(state.cursor))
+
+
+def pulled(state: State, event: Pulled) -> None:
+    """Take in rows, if they continue what we have."""
+    if event.asked:
+        state.pulling = False
+        state.pull_attempts = 0
+    if event.history != state.cursor.history:
+        if event.asked:
+            state.hold(HISTORY, "history_changed")
+        return
+    state.head_seq = max(state.head_seq or 0, event.head_seq)
+    if event.prev_seq > state.cursor.seq:
+        state.pull_wanted = True
+        return
+    for row in event.rows:
+        if row.seq == state.cursor.seq + 1:
+            _take_in(state, row)
+    if event.more:
+        state.pull_wanted = True
+    elif event.asked:
+        caught_up(state)
+
+
+def caught_up(state: State) -> None:
+    """The remote tree is as the server's was when we asked: nodes that waited for it go on."""
+    state.caught_up = True
+    for node in sorted(state.after_pull):
+        state.forest.touch(node)
+    state.after_pull.clear()
+
+
+def pull_failed(state: State, event: PullFailed) -> None:
+    """Try again later, or stop if the server's journal does not extend ours."""
+    state.pulling = False
+    state.pull_wanted = True
+    if event.fault in _STOPS:
+        state.hold(HISTORY, event.fault)
+        return
+    delay = RECONNECT.delay_ms(state.pull_attempts, state.chance()) + 1
+    state.pull_attempts += 1
+    state.pull_not_before_ms = state.now_ms + max(delay, event.retry_after_ms)
+    state.alarm(state.pull_not_before_ms, "go")
+
+
+def _take_in(state: State, row: RemoteChange) -> None:
+    state.cursor = Cursor(state.cursor.history, row.seq, row.hash)
+    state.unsaved.add("cursor")
+    if row.kind is RowKind.CHANGE:
+        assert row.change is not None
+        state.hlc = clock.receive(state.hlc, row.hlc, state.now_ms)
+        state.unsaved.add("hlc")
+        old = state.forest.remote.rows.get(row.node)
+        new = _remote(old, row)
+        state.forest.put_remote(new)
+        spec = state.sending.specs.get(row.dot) if state.sending and row.own else None
+        if spec is not None:
+            _own(state, spec, row, new)
+        if row.loser is not None and row.copy is not None:
+            _conflict(state, old, row)
+        _copied(state, row.node)
+    elif row.kind is RowKind.CONFLICT_RESOLVED and row.loser is not None:
+        settle(state, row.loser)
+
+
+def _remote(old: Remote | None, row: RemoteChange) -> Remote:
+    """Return a node's row after a change of it."""
+    new = old or Remote(row.node, b"", "", row.type, 0, alive=True)
+    fault = row.fault or ("" if row.name is not None or row.version is not None else new.fault)
+    new = replace(new, place_rev=row.place_rev or new.place_rev, fault=fault)
+    if row.change is ChangeKind.DELETE:
+        return replace(new, alive=False)
+    if row.parent is not None:
+        new = replace(new, parent=row.parent, name=row.name or "", alive=True)
+    if row.version is None:
+        return new
+    joined = vector.join(new.vector, row.vector)
+    if row.outcome in (Outcome.JOINED, Outcome.LOST):
+        return replace(new, vector=joined)
+    return replace(
+        new,
+        type=row.type,
+        version=row.version,
+        content_id=row.content_id,
+        vector=joined if row.outcome is Outcome.WON else row.vector,
+        size_bytes=row.size_bytes,
+        mtime_ns=row.mtime_ns,
+        executable=row.executable,
+        target=row.target,
+        device=row.device,
+    )
+
+
+def _own(state: State, spec: ChangeSpec, row: RemoteChange, new: Remote) -> None:
+    """Our change was made: it is what both sides agree on now."""
+    forest, node = state.forest, spec.node
+    old = forest.synced.get(node)
+    state.yielded.discard(node)
+    if spec.copy_of is not None:
+        return  # a conflict copy comes to our disk as it does to others'
+    if spec.kind is ChangeKind.DELETE:
+        forest.drop_synced(node)
+        return
+    base = old or Synced(node, b"", "", spec.type)
+    if spec.parent is not None and spec.name is not None:
+        base = replace(base, parent=spec.parent, name=spec.name)
+    if spec.version is not None:
+        lost = row.outcome is Outcome.LOST
+        base = replace(
+            base,
+            content_id=spec.content_id,
+            version=spec.version if lost else new.version,
+            vector=row.vector if lost else new.vector,
+        )
+    elif spec.kind is ChangeKind.RESTORE:
+        base = replace(
+            base, content_id=new.content_id, version=new.version, vector=new.vector
+        )
+    if base.parent:  # else it is a content without a place: forgotten meanwhile
+        forest.put_synced(base)
+
+
+def _conflict(state: State, old: Remote | None, row: RemoteChange) -> None:
+    """Two edits met: the loser shall become a file of its own."""
+    assert row.loser is not None
+    assert row.copy is not None
+    head_before = old.device if old is not None else b""
+    won = row.outcome is Outcome.WON
+    conflict = Conflict(
+        node=row.node,
+        loser=row.loser,
+        head=row.head or row.version or b"",
+        copy=row.copy,
+        seq=row.seq,
+        at_ms=row.server_ms,
+        ours=row.own,
+        loser_device=head_before if won else row.device,
+        head_device=row.device if won else head_before,
+        copied=row.copy in state.forest.remote.rows,
+    )
+    state.conflicts[row.loser] = conflict
+    state.index(conflict)
+    state.unsaved_conflicts.add(row.loser)
+    state.tell("conflict", state.path(row.node))
+    state.note("conflict", row.node)
+    if not conflict.copied:
+        wait_ms = 0 if row.own else COPY_WAIT_MS
+        state.alarm(state.now_ms + wait_ms, "copy", row.loser)
+
+
+def _copied(state: State, node: bytes) -> None:
+    """Note that a conflict copy exists."""
+    for loser in state.copies.get(node, ()):
+        if not state.conflicts[loser].copied:
+            state.conflicts[loser] = replace(state.conflicts[loser], copied=True)
+            state.unsaved_conflicts.add(loser)
+
+
+def settle(state: State, loser: bytes) -> None:
+    """Drop a conflict that was resolved."""
+    conflict = state.conflicts.pop(loser, None)
+    if conflict is not None:
+        state.copies[conflict.copy].remove(loser)
+        state.conflicts_of[conflict.node].remove(loser)
+        state.unsaved_conflicts.add(loser)
