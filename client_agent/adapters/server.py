@@ -84,7 +84,8 @@ class Server:
     """One gateway, as one device sees it. Use inside `async with`.
 
     Args: `sign` makes the device's signature of a refresh; `keep` stores a new session before it
-    is used, so that a crash never leaves a token that was used already.
+    is used, so that a crash never leaves a token that was used already; `count` gets the bytes
+    of bodies, "up_bytes" and "down_bytes"; `over` hears that the user has to sign in again.
     """
 
     def __init__(
@@ -94,12 +95,14 @@ class Server:
         sign: Callable[[bytes], bytes] | None = None,
         keep: Callable[[Session], Awaitable[None]] | None = None,
         count: Callable[[str, int], Any] | None = None,
+        over: Callable[[ServerFault], None] | None = None,
     ) -> None:
         """Open nothing yet. Raises Insecure, ValueError."""
         self.url = checked_url(url)
         self.session = session
         self._sign, self._keep = sign, keep
         self._count = count or (lambda name, more: None)
+        self._over = over or (lambda fault: None)
         self._refreshing = asyncio.Lock()
         self._http: aiohttp.ClientSession | None = None
 
@@ -135,14 +138,19 @@ class Server:
         query = query or {}
         if not bearer:
             return await self._once(method, path, answer, body, None, query)
-        token = await self._token()
         try:
+            token = await self._token()
+            try:
+                return await self._once(method, path, answer, body, token, query)
+            except ServerFault as fault:
+                if fault.code not in (Code.TOKEN_EXPIRED, Code.UNAUTHENTICATED):
+                    raise
+            token = await self._token(unlike=token)
             return await self._once(method, path, answer, body, token, query)
         except ServerFault as fault:
-            if fault.code is not Code.TOKEN_EXPIRED and fault.code is not Code.UNAUTHENTICATED:
-                raise
-        token = await self._token(unlike=token)
-        return await self._once(method, path, answer, body, token, query)
+            if fault.session_over:
+                self._over(fault)
+            raise
 
     async def _once(
         self, method: str, path: str, answer: type[T], body: bytes | None, token: str | None,

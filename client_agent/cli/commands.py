@@ -17,7 +17,7 @@ COMMANDS = {
     "run": "running", "start": "running", "stop": "running", "pause": "running",
     "resume": "running", "sync": "running", "wait": "running", "rescan": "running",
     "status": "look", "filestatus": "look", "activity": "look", "conflicts": "look",
-    "history": "look", "doctor": "doctor", "config": "doctor",
+    "history": "look", "hold": "look", "doctor": "doctor", "config": "doctor",
 }
 ORDER = tuple(COMMANDS)
 
