@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 from aio_pika.exceptions import DeliveryError
+from aiormq import spec
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitMessage, RabbitQueue
 
@@ -269,15 +270,14 @@ class RabbitTransport:
         return settle
 
     async def _reply(self, message: RabbitMessage, settled: Settled) -> None:
-        if not self._serving.up:
-            return  # whoever asked has been told
+        """Answer on the channel that the question came on: it is there as soon as questions are,
+        while FastStream's own may still be on its way back after an outage.
+        """
+        channel = message.raw_message.channel
+        properties = spec.Basic.Properties(correlation_id=message.correlation_id)
+        body = DEAD if settled.error is not None else ANSWER + settled.answer
         try:
-            await self._serving.broker.publish(
-                DEAD if settled.error is not None else ANSWER + settled.answer,
-                queue=message.reply_to,
-                correlation_id=message.correlation_id,
-                mandatory=False,
-            )
+            await channel.basic_publish(body, routing_key=message.reply_to, properties=properties)
         except AWAY as error:  # they ask again, and are answered from the inbox
             log.debug("answer lost", error=repr(error))
 

@@ -108,14 +108,16 @@ class Link:
         self.up = False
         self._lost = lost
         self._starting: asyncio.Task[None] | None = None
-        self._closing = False
+        self._closing = asyncio.Event()
+        self._connection: Any = None
+        self._reconnect_s = reconnect_s
         address = URL(url)
         if "heartbeat" not in address.query:
             address = address.update_query(heartbeat=HEARTBEAT_S)
         self.broker = RabbitBroker(
             str(address),
             timeout=CONNECT_S,
-            fail_fast=False,
+            fail_fast=True,
             reconnect_interval=reconnect_s,
             on_close=[self._on_close],
             on_reconnected=[self._on_reconnected],
@@ -133,29 +135,50 @@ class Link:
         return self._starting
 
     async def close(self) -> None:
-        """Disconnect. What was not acknowledged goes back to its queue."""
-        self._closing, self.up = True, False
-        if self._starting is not None and not self._starting.done():
-            self._starting.cancel()
-            await asyncio.gather(self._starting, return_exceptions=True)
+        """Disconnect. What was not acknowledged goes back to its queue.
+
+        Not by `broker.stop`: where the broker is away that raises before it has closed anything,
+        and aio-pika goes on connecting.
+        """
+        self.up = False
+        self._closing.set()
+        if self._starting is not None:  # never cancelled: aio-pika would go on connecting for ever
+            await asyncio.wait([self._starting])
+        if self._connection is None:
+            return
         try:
             async with asyncio.timeout(CONNECT_S):
-                await self.broker.stop()
+                await self._connection.close()
         except AWAY as error:
             log.info("rabbit connection did not close in order", error=repr(error))
 
     async def _start(self) -> None:
-        await self.broker.start()
-        self.up = True
+        while not self._closing.is_set():
+            try:
+                self._connection = await self.broker.connect()
+                await self.broker.start()
+            except AWAY as error:
+                log.info("broker not reached yet", error=repr(error))
+                await self._pause()
+            else:
+                self.up = True
+                return
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._reconnect_s):
+                await self._closing.wait()
+        except TimeoutError:
+            pass
 
     def _on_close(self, _: Any, error: BaseException | None = None) -> None:
         was_up, self.up = self.up, False
-        if was_up and not self._closing:
+        if was_up and not self._closing.is_set():
             log.warning("broker lost", error=repr(error))
         self._lost()
 
     def _on_reconnected(self, _: Any) -> None:
-        if not self._closing:
+        if not self._closing.is_set():
             self.up = True
             log.info("broker is back")
 
