@@ -223,7 +223,7 @@ async def _figures(settings: Settings) -> AsyncIterator[Any]:
 
 def _checks(opened: Services, reads: Any, chunks: ChunkStore) -> dict[str, Any]:
     """What `/readyz` asks. Without broker or cache a gateway degrades, and stays ready."""
-    from apps.gateway.health import Check
+    from apps.gateway.gate import Check
 
     async def storage() -> None:
         if await chunks.free_bytes() < MIB:

@@ -39,7 +39,7 @@ from protocol.messages.feed import (
 
 TICKET_S = 30
 HELLO_S = 10.0
-PING_S = 30
+PING_S = 30.0
 SILENT_S = 3 * PING_S  # a device that is not heard for so long is gone
 SEND_S = 20.0  # one frame that cannot be written in this time: the reader is too slow
 RETURN_MS = 1_000  # a stopping gateway asks devices to come back after this and their jitter
@@ -109,7 +109,7 @@ async def _deny(socket: Socket, fault: Fault) -> None:
     encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     start = {"type": "websocket.http.response.start", "status": problem.status, "headers": encoded}
     await socket.send(start)  # type: ignore[arg-type]
-    await socket.send({"type": "websocket.http.response.body", "body": raw})  # type: ignore[arg-type,typeddict-item]
+    await socket.send({"type": "websocket.http.response.body", "body": raw})  # type: ignore[arg-type]
 
 
 class Line:
@@ -148,7 +148,8 @@ class Line:
         # Read after joining: what happens from here on is in these heads or in a nudge.
         heads = await self._gate.reads.heads(self._caller.account)
         now_ms = self._gate.now_ms()
-        await self._send(Welcome(protocol=PROTOCOL, server_ms=now_ms, heads=heads, ping_s=PING_S))
+        ping_s = max(1, int(PING_S))
+        await self._send(Welcome(protocol=PROTOCOL, server_ms=now_ms, heads=heads, ping_s=ping_s))
 
     async def _converse(self) -> None:
         tasks = [

@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,6 +35,15 @@ class Caller(NamedTuple):
     family: bytes
     sign: bytes
     certified: bool
+
+
+class Check(NamedTuple):
+    """One thing that a gateway leans on. Without what it `needs`, it serves nobody; without the
+    others it degrades.
+    """
+
+    ask: Callable[[], Awaitable[object]]
+    needs: bool
 
 
 class Door:
@@ -100,7 +109,7 @@ class Gate:
     door: Door
     now_ms: Callable[[], int]
     figures: Figures | None = None
-    checks: dict[str, Callable[[], object]] = field(default_factory=dict)
+    checks: dict[str, Check] = field(default_factory=dict)
 
     async def member(self, space: bytes, caller: Caller, least: Role = Role.VIEWER) -> Member:
         """Return the caller's seat in a space.

@@ -2,28 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import msgspec
 import structlog
 from litestar import Response
 
 from apps.gateway.endpoint import Visit, Who, endpoint
+from apps.gateway.gate import Check
 from apps.gateway.speech import JSON, NO_STORE
 
 BUDGET_S = 1.0
 
 log = structlog.get_logger()
-
-
-class Check(NamedTuple):
-    """One thing that a gateway leans on. Without what it `needs`, it serves nobody; without the
-    others it degrades.
-    """
-
-    ask: Callable[[], Awaitable[object]]
-    needs: bool
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -1,12 +1,15 @@
 """How the gateway speaks: msgpack or JSON of the same structs, and faults as problem documents."""
 
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 from litestar import Request, Response
 from litestar.datastructures.headers import Accept
 
+from protocol.codec import Reader
 from protocol.faults import MEANINGS, Code, Fault, Problem, Refusal, refuse
+from protocol.messages import Message
 
 MSGPACK, JSON = "application/msgpack", "application/json"
 PROBLEM_JSON, PROBLEM_MSGPACK = "application/problem+json", "application/problem+msgpack"
@@ -15,7 +18,6 @@ SPOKEN_TYPES = [JSON, PROBLEM_JSON, *PACKED_TYPES]
 NO_STORE = {"Cache-Control": "no-store"}
 
 AnyRequest = Request[Any, Any, Any]
-T = TypeVar("T")
 
 
 def content_type(request: AnyRequest) -> str:
@@ -36,21 +38,22 @@ def wants_packed(request: AnyRequest) -> bool | None:
     return None if best is None else best in PACKED_TYPES
 
 
-def read(request: AnyRequest, raw: bytes, union: type[T], json_bytes_max: int) -> T:
-    """Decode a body. Raises Refusal: BAD_REQUEST, TOO_LARGE."""
+@lru_cache(maxsize=64)
+def _reader(union: Any, json: bool) -> Reader[Any]:
+    return Reader(union, json)
+
+
+def read(request: AnyRequest, raw: bytes, union: Any, json_bytes_max: int) -> Any:
+    """Decode a body as a struct of `union`. Raises Refusal: BAD_REQUEST, TOO_LARGE."""
     spoken = content_type(request)
+    if spoken not in PACKED_TYPES and spoken != JSON:
+        raise refuse(Code.BAD_REQUEST, f"Content-Type must be {JSON} or {MSGPACK}")
+    if spoken == JSON and len(raw) > json_bytes_max:
+        raise refuse(Code.TOO_LARGE, f"JSON bodies end at {json_bytes_max} bytes")
     try:
-        if spoken in PACKED_TYPES:
-            return msgspec.msgpack.decode(raw, type=union)
-        if spoken == JSON:
-            if len(raw) > json_bytes_max:
-                raise refuse(Code.TOO_LARGE, f"JSON bodies end at {json_bytes_max} bytes")
-            return msgspec.json.decode(raw, type=union)
+        return _reader(union, spoken == JSON).decode(raw)
     except msgspec.DecodeError as error:
         raise refuse(Code.BAD_REQUEST, f"body: {error}") from None
-    except (RecursionError, UnicodeDecodeError):
-        raise refuse(Code.BAD_REQUEST, "body: nested too deeply, or not UTF-8") from None
-    raise refuse(Code.BAD_REQUEST, f"Content-Type must be {JSON} or {MSGPACK}")
 
 
 def answer(request: AnyRequest, message: msgspec.Struct, status: int = 200) -> Response[bytes]:
@@ -99,7 +102,7 @@ def problem(request: AnyRequest, fault: Fault, trace_id: str) -> Response[bytes]
     return Response(raw, status_code=document.status, media_type=media_type, headers=headers)
 
 
-def unwrap(answered: msgspec.Struct) -> msgspec.Struct:
+def unwrap(answered: Message) -> Message:
     """Raise a Fault that an actor answered; return anything else."""
     if isinstance(answered, Fault):
         raise Refusal(answered)

@@ -1,9 +1,9 @@
-"""The gateway on real PostgreSQL, with its actors in the same process, over ASGI or a real socket."""
+"""The gateway on real PostgreSQL, actors in the same process, by ASGI or a socket."""
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from actors.adapters.postgres.migrate import migrate
-from actors.memory_chunks import MemoryChunks
 from apps.serve import Server
 from apps.settings import Settings
 from apps.wiring import gateway_of, hosting, now_ms, services
@@ -53,16 +52,17 @@ def gateway_settings(database_url: str, tmp_path_factory: pytest.TempPathFactory
 async def run_gateway(settings: Settings, chunks: Any = None) -> AsyncIterator[Running]:
     """Starts everything that standalone starts, but for PostgreSQL and the socket."""
     await migrate(settings.database_url, settings.namespace, now_ms())
-    async with services(settings, embedded=True, name="test") as opened:
-        async with hosting(opened, opened.transport):
-            folder = Path(settings.storage_dir).parent
-            async with gateway_of(opened, folder, chunks or MemoryChunks()) as (app, hub):
-                async with app.lifespan():
-                    transport = httpx.ASGITransport(app)
-                    async with httpx.AsyncClient(
-                        transport=transport, base_url="http://gateway"
-                    ) as client:
-                        yield Running(app, hub, client, opened)
+    folder = Path(settings.storage_dir).parent
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        opened = await enter(services(settings, embedded=True, name="test"))
+        await enter(hosting(opened, opened.transport))
+        app, hub = await enter(gateway_of(opened, folder, chunks))
+        await enter(app.lifespan())
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+        await enter(client)
+        yield Running(app, hub, client, opened)
 
 
 @pytest.fixture

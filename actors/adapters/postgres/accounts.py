@@ -228,7 +228,7 @@ class Accounts:
                 device,
                 now_ms,
             )
-            await audit(connection, now_ms, "device_revoked", account, by, device=device.hex())
+            await audit(connection, now_ms, "device_revoked", account, by, revoked=device.hex())
         return True
 
     async def note(
