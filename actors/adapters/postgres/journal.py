@@ -69,11 +69,18 @@ SELECT $1, version.* FROM unnest(
 ) AS version
 """
 
+# Turns the marks that are wrong. (By ctid, since a join could read the whole space: see view.py.)
 _CURRENT = """
-UPDATE file_versions AS version SET is_current_version = (version.version_id = node.head_version)
-FROM unnest($2::bytea[], $3::bytea[]) AS node (file_id, head_version)
-WHERE version.space_id = $1 AND version.file_id = node.file_id
-    AND version.is_current_version <> (version.version_id = node.head_version)
+UPDATE file_versions SET is_current_version = NOT is_current_version
+WHERE ctid = ANY (ARRAY(
+    SELECT wrong.ctid FROM unnest($2::bytea[], $3::bytea[]) AS node (file_id, head_version)
+    CROSS JOIN LATERAL (
+        SELECT v.ctid FROM file_versions v
+        WHERE v.file_id = node.file_id AND v.space_id IS NOT DISTINCT FROM $1
+            AND v.is_current_version <> (v.version_id = node.head_version)
+        OFFSET 0
+    ) AS wrong
+))
 """
 
 _ROWS = """
@@ -108,7 +115,8 @@ ON CONFLICT (space_id, address) DO UPDATE SET refs = excluded.refs WHERE NOT EXI
     WHERE counted.space_id = $1 AND counted.address = known.address AND counted.refs > 0
 ) AND NOT EXISTS (
     SELECT FROM leases leased
-    WHERE leased.space_id = $1 AND leased.address = known.address AND leased.expires_at > $4
+    WHERE leased.space_id = $1 AND leased.address = known.address
+        AND leased.expires_at > $4
 )
 """
 
@@ -116,10 +124,10 @@ _LEASE = """
 INSERT INTO leases (space_id, address, size_bytes, device_id, expires_at)
 SELECT $1, address, size_bytes, $4, $5
 FROM unnest($2::bytea[], $3::bigint[]) AS chunk (address, size_bytes)
-WHERE NOT EXISTS (
-    SELECT FROM chunk_refs counted
-    WHERE counted.space_id = $1 AND counted.address = chunk.address AND counted.refs > 0
-)
+WHERE (
+    SELECT true FROM chunk_refs c
+    WHERE c.space_id = $1 AND c.address = chunk.address AND c.refs > 0 LIMIT 1
+) IS NULL
 ON CONFLICT (space_id, address) DO UPDATE SET expires_at = excluded.expires_at
     WHERE leases.expires_at < excluded.expires_at
 """
@@ -132,12 +140,20 @@ WITH counted AS (
     ON CONFLICT (space_id, address) DO UPDATE SET refs = chunk_refs.refs + excluded.refs
     RETURNING address, refs
 ), released AS (
-    DELETE FROM leases WHERE space_id = $1 AND address = ANY($2::bytea[])
+    DELETE FROM leases WHERE ctid = ANY (ARRAY(
+        SELECT lease.ctid FROM unnest($2::bytea[]) AS named (address)
+        CROSS JOIN LATERAL (
+            SELECT l.ctid FROM leases l
+            WHERE l.space_id = $1 AND l.address = named.address LIMIT 1
+        ) AS lease
+    ))
 )
 SELECT page.refs
 FROM unnest($2::bytea[], $4::integer[]) AS named (address, refs)
 JOIN counted ON counted.address = named.address AND counted.refs = named.refs
-JOIN page_refs page ON page.space_id = $1 AND page.address = named.address
+CROSS JOIN LATERAL (
+    SELECT p.refs FROM page_refs p WHERE p.space_id = $1 AND p.address = named.address LIMIT 1
+) AS page
 """
 
 _MERKLE = """

@@ -42,4 +42,5 @@ def server_settings(namespace: str, name: str = "syncline") -> dict[str, str]:
         "search_path": schemas(namespace).search_path,
         "timezone": "UTC",
         "jit": "off",  # our statements touch few rows: compiling them costs more than running
+        "enable_seqscan": "off",  # a plan that was made while a table was small stays good
     }

@@ -9,22 +9,39 @@ from actors.ports import Address
 from actors.records import Held, Node, Version, View, Wanted
 from protocol import limits
 
+# Plans must not depend on statistics: those of a young table make PostgreSQL read a whole space for
+# each key. So keys are looked up one by one (`LATERAL (… LIMIT 1)` cannot become another join), and
+# one index fits each look-up: where it is not the primary key, the space is compared with `IS NOT
+# DISTINCT FROM`, which no index serves. (Other ids are random: they alone are selective enough.)
+
 # UNION, not UNION ALL: a directory that many wanted nodes share is walked once.
 _NODES = """
 WITH RECURSIVE found (file_id, parent_id) AS (
     (
-        SELECT file_id, parent_id FROM files WHERE space_id = $1 AND file_id = ANY($2::bytea[])
+        SELECT node.* FROM unnest($2::bytea[]) AS wanted (file_id)
+        CROSS JOIN LATERAL (
+            SELECT f.file_id, f.parent_id FROM files f
+            WHERE f.space_id = $1 AND f.file_id = wanted.file_id LIMIT 1
+        ) AS node
         UNION
-        SELECT f.file_id, f.parent_id
-        FROM unnest($3::bytea[], $4::bytea[]) AS wanted (parent_id, name_token)
-        JOIN files f ON f.space_id = $1 AND f.parent_id = wanted.parent_id
-            AND f.name_token = wanted.name_token AND f.alive
+        SELECT node.* FROM unnest($3::bytea[], $4::bytea[]) AS wanted (parent_id, name_token)
+        CROSS JOIN LATERAL (
+            SELECT f.file_id, f.parent_id FROM files f
+            WHERE f.parent_id = wanted.parent_id AND f.name_token = wanted.name_token
+                AND f.alive AND f.space_id IS NOT DISTINCT FROM $1 LIMIT 1
+        ) AS node
     )
     UNION
-    SELECT f.file_id, f.parent_id
-    FROM found JOIN files f ON f.space_id = $1 AND f.file_id = found.parent_id
+    SELECT node.* FROM found
+    CROSS JOIN LATERAL (
+        SELECT f.file_id, f.parent_id FROM files f
+        WHERE f.space_id = $1 AND f.file_id = found.parent_id LIMIT 1
+    ) AS node
 )
-SELECT f.* FROM found JOIN files f ON f.space_id = $1 AND f.file_id = found.file_id
+SELECT node.* FROM found
+CROSS JOIN LATERAL (
+    SELECT * FROM files f WHERE f.space_id = $1 AND f.file_id = found.file_id LIMIT 1
+) AS node
 """
 
 # A commit cannot delete more than COMMIT_CHANGES_MAX children: one more says "not empty" for sure.
@@ -33,35 +50,46 @@ SELECT emptied.parent_id, child.file_id
 FROM unnest($2::bytea[]) AS emptied (parent_id)
 CROSS JOIN LATERAL (
     SELECT f.file_id FROM files f
-    WHERE f.space_id = $1 AND f.parent_id = emptied.parent_id AND f.alive
+    WHERE f.parent_id = emptied.parent_id AND f.alive AND f.space_id IS NOT DISTINCT FROM $1
     LIMIT $3
 ) AS child
 """
 
 _VERSIONS = """
-SELECT * FROM file_versions WHERE space_id = $1 AND version_id = ANY($2::bytea[])
+SELECT version.* FROM unnest($2::bytea[]) AS wanted (version_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM file_versions v
+    WHERE v.space_id = $1 AND v.version_id = wanted.version_id LIMIT 1
+) AS version
 """
 
 _HELD = """
 SELECT wanted.address, counted.refs AS counted, page.refs AS listed,
-    coalesce(counted.size_bytes, leased.size_bytes) AS size_bytes
+    coalesce(counted.size_bytes, CASE WHEN leased.expires_at > $3 THEN leased.size_bytes END)
+        AS size_bytes
 FROM unnest($2::bytea[]) AS wanted (address)
-LEFT JOIN chunk_refs counted
-    ON counted.space_id = $1 AND counted.address = wanted.address AND counted.refs > 0
-LEFT JOIN leases leased
-    ON leased.space_id = $1 AND leased.address = wanted.address AND leased.expires_at > $3
-LEFT JOIN page_refs page ON page.space_id = $1 AND page.address = wanted.address
+LEFT JOIN LATERAL (
+    SELECT c.size_bytes, c.refs FROM chunk_refs c
+    WHERE c.space_id = $1 AND c.address = wanted.address AND c.refs > 0 LIMIT 1
+) AS counted ON true
+LEFT JOIN LATERAL (
+    SELECT l.size_bytes, l.expires_at FROM leases l
+    WHERE l.space_id = $1 AND l.address = wanted.address LIMIT 1
+) AS leased ON true
+LEFT JOIN LATERAL (
+    SELECT p.refs FROM page_refs p WHERE p.space_id = $1 AND p.address = wanted.address LIMIT 1
+) AS page ON true
 """
 
 _MISSING = """
 SELECT wanted.address FROM unnest($2::bytea[]) AS wanted (address)
-WHERE NOT EXISTS (
-    SELECT FROM chunk_refs counted
-    WHERE counted.space_id = $1 AND counted.address = wanted.address AND counted.refs > 0
-) AND NOT EXISTS (
-    SELECT FROM leases leased
-    WHERE leased.space_id = $1 AND leased.address = wanted.address AND leased.expires_at > $3
-)
+WHERE (
+    SELECT true FROM chunk_refs c
+    WHERE c.space_id = $1 AND c.address = wanted.address AND c.refs > 0 LIMIT 1
+) IS NULL AND (
+    SELECT l.expires_at > $3 FROM leases l
+    WHERE l.space_id = $1 AND l.address = wanted.address LIMIT 1
+) IS NOT TRUE
 """
 
 # A device's dots rise: their range is one short look per partition, also when there are many
@@ -71,8 +99,8 @@ SELECT upto_op AS number, NULL AS raw FROM answered_ops
 WHERE kind = $6 AND key = $7 AND device_id = $2
 UNION ALL
 SELECT dot, raw FROM sync_events
-WHERE space_id = $1 AND client_id = $2 AND dot > 0
-    AND dot BETWEEN $3 AND $4 AND dot + 0 = ANY($5::bigint[])
+WHERE client_id = $2 AND dot > 0 AND dot BETWEEN $3 AND $4 AND dot + 0 = ANY($5::bigint[])
+    AND space_id IS NOT DISTINCT FROM $1
 """
 
 
