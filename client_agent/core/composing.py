@@ -68,9 +68,20 @@ class Composer:
             del self.specs[mark:]
             if self._no_room:
                 self.overflowed.append(node)
-        elif self._grouped:
-            self._groups += 1
-            self.specs[mark:] = [replace(s, group=self._groups) for s in self.specs[mark:]]
+        else:
+            unit = sorted(self.specs[mark:], key=self._order)
+            if self._grouped:
+                self._groups += 1
+                unit = [replace(spec, group=self._groups) for spec in unit]
+            self.specs[mark:] = unit
+
+    def _order(self, spec: ChangeSpec) -> tuple[int, int]:
+        """Directories come before what goes into them, and die after what leaves them."""
+        depth = self.state.forest.depth(spec.node)
+        if spec.kind is ChangeKind.DELETE:
+            return (2, -depth)
+        makes = spec.type is NodeType.DIRECTORY and spec.kind is not ChangeKind.MOVE
+        return (0 if makes else 1, depth)
 
     def _add(self, node: bytes) -> bool:
         if node in self.nodes or node in self._active:
@@ -79,10 +90,9 @@ class Composer:
         steps = [s for s in state.plans.get(node, ()) if s in SENDS]
         if not steps or node in state.after_pull or not state.free(node):
             return False
-        if len(self.specs) + len(self._active) >= COMMIT_CHANGES_MAX - 1:
+        crowded = len(self.specs) + len(self._active) >= COMMIT_CHANGES_MAX - 1
+        if crowded or len(self._active) >= NEST_MAX:
             self._no_room = True
-            return False
-        if len(self._active) >= NEST_MAX:
             return False
         self._active.append(node)
         ready = self._ready(node, steps)
@@ -100,10 +110,12 @@ class Composer:
         return self._parent_lives(local) and self._no_cycle(local) and self._name_is_free(local)
 
     def _is_empty(self, node: bytes) -> bool:
-        """Say whether nothing live is left in a directory; its children came before it."""
-        forest = self.state.forest
+        """See to it that nothing live is left in a directory when the unit is done."""
+        state, forest = self.state, self.state.forest
         for child in forest.remote.children(node):
-            if child not in self._places:
+            if child in self._places:
+                continue
+            if not (VACATES_THERE & set(state.plans.get(child, ())) and self._add(child)):
                 forest.block(node, child)
                 return False
         return True
@@ -120,20 +132,26 @@ class Composer:
         """See to it that a directory does not move into itself; its move is undone if it would."""
         if local.type is not NodeType.DIRECTORY:
             return True
-        state, rows, above = self.state, self.state.forest.remote.rows, local.parent
-        movers: list[bytes] = []
+        state, forest, above = self.state, self.state.forest, local.parent
+        movers: list[bytes] = []  # they would open the ring, if they went first
         while above != local.node:
-            coming = self._places.get(above)
-            if coming is None and Step.MOVE in state.plans.get(above, ()):
-                movers.append(above)
-            row = rows.get(above)
-            if coming is None and row is None:
+            coming, row = self._places.get(above), forest.remote.rows.get(above)
+            if above in self._active:
+                above = forest.local.rows[above].parent
+            elif coming is not None:
+                above = coming[0]
+            elif row is not None:
+                if Step.MOVE in state.plans.get(above, ()):
+                    movers.append(above)
+                above = row.parent
+            else:
                 return True
-            above = coming[0] if coming else row.parent if row else above
-        if movers:
-            state.forest.block(local.node, movers[0])
-        else:
+        if not movers:
             state.yield_place(local.node)
+            return False
+        if self._add(movers[0]):
+            return self._no_cycle(local)
+        forest.block(local.node, movers[0])
         return False
 
     def _name_is_free(self, local: Local) -> bool:

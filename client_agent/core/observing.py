@@ -7,6 +7,7 @@ deleted. What could not be read is unknown, never absent. Paths that we ourselve
 during the scan are looked at again afterwards.
 """
 
+from collections.abc import Container
 from dataclasses import replace
 
 from client_agent.core.events import Hinted, Scan, Scanned, Scope, Seen
@@ -96,7 +97,7 @@ def expire_missing(state: State) -> None:
         if until_ms > state.now_ms:
             break
         due.append(node)
-    if not due or EMPTIED in state.holds:
+    if not due or not state.scanned or EMPTIED in state.holds:
         return
     forest = state.forest
     bare = not forest.local.rows and len(forest.synced) >= EMPTIED_MIN
@@ -109,6 +110,28 @@ def expire_missing(state: State) -> None:
         forest.unsaved_local.add(node)
         forest.touch(node)
         forest.touch(row.parent)
+
+
+def miss(state: State, node: bytes, found: Container[bytes] = ()) -> None:
+    """Give a vanished entry, and all below it that was not found, time to turn up elsewhere."""
+    local = state.forest.local
+    for gone in [*local.below(node), node]:
+        if gone in found:
+            continue
+        row = local.rows[gone]
+        state.missing[gone] = (row, state.now_ms + MOVE_WAIT_MS)
+        state.missing_at[row.parent, row.name] = gone
+        state.missing_inodes[row.stat.inode] = gone
+        state.forest.drop_local(gone, save=False)
+    state.alarm(state.now_ms + MOVE_WAIT_MS, "missing")
+
+
+def settle(state: State, row: Local) -> None:
+    """Record what a step of ours put in its place. What we thought was there has vanished."""
+    other = state.forest.local.at(row.parent, row.name)
+    state.forest.put_local(row)
+    if other is not None and other != row.node:
+        miss(state, other)
 
 
 def _found(state: State, node: bytes) -> Local:
@@ -209,7 +232,7 @@ class _Look:
             if row.type is seen.type:
                 self._update(row, seen)
                 return node
-            self._miss(node)
+            miss(self.state, node, self.matched)
             return None
         node = self.state.missing_at.get((parent, name))
         if node is None or self.state.missing[node][0].type is not seen.type:
@@ -278,7 +301,7 @@ class _Look:
             return
         if path in self.flat:
             if node not in self.matched and not _under(path, self.state.unsure):
-                self._miss(node)
+                miss(self.state, node, self.matched)
             return
         nodes = list(self.local.below(node))
         if node != ROOT:
@@ -288,25 +311,12 @@ class _Look:
             gone = [n for n in gone if not self._doubtful(n)]
         for n in gone:
             if n in self.local.rows:
-                self._miss(n)
+                miss(self.state, n, self.matched)
 
     def _doubtful(self, node: bytes) -> bool:
         path = self.local.path(node)
         assert path is not None
         return _under(path, self.unknown) or _under(path, self.state.unsure)
-
-    def _miss(self, node: bytes) -> None:
-        """Give a vanished node, and all below it, time to turn up elsewhere."""
-        state = self.state
-        for gone in [*self.local.below(node), node]:
-            if gone in self.matched:
-                continue
-            row = self.local.rows[gone]
-            state.missing[gone] = (row, state.now_ms + MOVE_WAIT_MS)
-            state.missing_at[row.parent, row.name] = gone
-            state.missing_inodes[row.stat.inode] = gone
-            self.forest.drop_local(gone, save=False)
-        state.alarm(state.now_ms + MOVE_WAIT_MS, "missing")
 
 
 def _same(row: Local, seen: Seen) -> bool:

@@ -19,6 +19,7 @@ from client_agent.core.events import (
     StepDone,
     StepFailed,
 )
+from client_agent.core.observing import settle
 from client_agent.core.planner import TAKES, VACATES_HERE, Step, remembered
 from client_agent.core.planning import free_name
 from client_agent.core.safety import HISTORY, STOPS_DISK
@@ -78,6 +79,7 @@ class _Batch:
         self._came: dict[tuple[bytes, str], bytes] = {}  # folded names taken in this batch
         self._active: list[bytes] = []
         self._bytes = 0
+        self._ring = False  # what came up waits for itself
 
     def full(self) -> bool:
         """Say whether another step might be one too many."""
@@ -89,6 +91,9 @@ class _Batch:
         if node in state.taking:
             return node in self._made or node in self._left
         steps = [s for s in _ORDER if s in state.plans.get(node, ()) and s in TAKES]
+        if node in self._active:
+            self._ring = True
+            return False
         if not steps or node in state.reading or not state.free(node):
             return False
         if len(self._active) >= NEST_MAX or len(self.steps) >= 2 * STEPS_MAX:
@@ -171,23 +176,26 @@ class _Batch:
         for holder in self.forest.local.alike(target.parent, folded):
             if holder == node or holder in self._left:
                 continue
-            if holder in self._active:
-                self._park(holder)
-            elif not (VACATES_HERE & set(self.state.plans.get(holder, ())) and self.add(holder)):
+            leaves = VACATES_HERE & set(self.state.plans.get(holder, ()))
+            self._ring = False
+            if leaves and self.add(holder):
+                continue
+            if not (leaves and self._ring and self._park(holder)):
                 self.forest.block(node, holder)
                 return False
         return True
 
-    def _park(self, node: bytes) -> None:
+    def _park(self, node: bytes) -> bool:
         """Take an entry out of a ring of renames, to a name of passage; it goes on from there."""
-        if node in self.state.taking:
-            return
+        if not self.state.free(node):
+            return False
         local = self.forest.local.rows[node]
         name = f"moving {self.state.dice(6).hex()}"
         path = self._path(node, node)
         if path is not None:
             target = _Target(local.parent, name, joined(path.rpartition("/")[0], name))
             self._move(local, None, target, "aside")
+        return path is not None
 
     # ------------------------------------------------------------ the steps
 
@@ -250,7 +258,8 @@ class _Batch:
 
     def _remove(self, local: Local, remote: Remote | None, path: str) -> bool:
         for child in list(self.forest.local.children(local.node)):
-            if child not in self._left:
+            leaves = VACATES_HERE & set(self.state.plans.get(child, ()))
+            if child not in self._left and not (leaves and self.add(child)):
                 self.forest.block(local.node, child)
                 return False
         self.steps.append(Remove(local.node, path, local.type, local.stat))
@@ -316,8 +325,8 @@ def _done(state: State, result: StepDone, taking: Taking) -> None:
         )
         state.note("downloaded", node)
     else:
-        forest.put_local(
-            replace(local, parent=taking.parent, name=taking.name, stat=result.stat)
+        settle(
+            state, replace(local, parent=taking.parent, name=taking.name, stat=result.stat)
         )
         _shifted(state, node, taking)
 
@@ -328,7 +337,7 @@ def _made(state: State, remote: Remote, taking: Taking, stat: Stat) -> None:
         remote.node, taking.parent, taking.name, remote.type, stat, remote.content_id,
         remote.target,
     )  # fmt: skip
-    forest.put_local(row)
+    settle(state, row)
     as_taken = replace(remote, parent=taking.parent, name=taking.name)
     forest.put_synced(remembered(row, as_taken, None))
     if remote.type is not NodeType.DIRECTORY:

@@ -462,8 +462,8 @@ class Device:
                 assert index == 0, "save, then speak"
                 self.saved.write(effect)
                 if self.world.crashes_now():
-                    self.world.later(1, self, self.start)
                     self.life += 1
+                    self.world.later(1, self, self.start)
                     self.hints.clear()
                     return
                 continue
