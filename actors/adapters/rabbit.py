@@ -11,7 +11,7 @@ answer and 1 for a dead letter, and the answer.
 import asyncio
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -62,18 +62,18 @@ class RabbitTransport:
         self._held: list[Callable[[], Any]] | None = None  # acks, while closing
         self._closed = False
         low, high = RECONNECT_S
-        reconnect_s = low + (high - low) * dice()
+        self._reconnect_s = low + (high - low) * dice()
         self._speaking = Link(
             url,
             Channel(publisher_confirms=True, on_return_raises=True),
-            reconnect_s,
+            self._reconnect_s,
             self._speaking_lost,
             middlewares,
         )
         self._serving = Link(
             url,
             Channel(publisher_confirms=False),
-            reconnect_s,
+            self._reconnect_s,
             self._serving_lost,
             middlewares,
         )
@@ -87,8 +87,10 @@ class RabbitTransport:
         and until it answers `send` and `ask` raise Unreachable.
         """
         transport = cls(url, namespace, **options)
-        await asyncio.wait([transport._speaking.start()], timeout=CONFIRM_S)
-        if not transport.up:
+        try:
+            async with asyncio.timeout(CONFIRM_S):
+                await transport._speaking.wait()
+        except TimeoutError:
             log.warning("broker unreachable, still trying")
         return transport
 
@@ -119,29 +121,37 @@ class RabbitTransport:
         self, kind: str, deliver: Deliver, partitions: Sequence[int] | None = None
     ) -> None:
         """See Transport. Waits until the broker can be reached."""
-        if self._closed:
-            raise Unreachable("this transport is closed")
-        await self._serving.start()
-        broker = self._serving.broker
         mailboxes = Mailboxes(deliver, self._dice)
         self._mailboxes.append(mailboxes)
-        with unreachable():
-            await self._declare_dead_letters(broker, kind)
-            channel = Channel(prefetch_count=self._prefetch, publisher_confirms=False)
-            shares = range(self._partitions) if partitions is None else partitions
-            for share in shares:
-                subscriber = broker.subscriber(
-                    self._names.queue(kind, share),
-                    self._names.exchange(kind),
-                    channel=channel,
-                    ack_policy=AckPolicy.MANUAL,
-                    no_reply=True,
-                )
-                subscriber(self._taker(kind, mailboxes))
-                # FastStream drops, without an ack, what arrives before `start` returns.
-                subscriber.running = True
-                await subscriber.start()
-                self._subscribers.append(subscriber)
+        channel = Channel(prefetch_count=self._prefetch, publisher_confirms=False)
+        broker = self._serving.broker
+        await self._persist(lambda: self._declare_dead_letters(broker, kind))
+        for share in range(self._partitions) if partitions is None else partitions:
+            subscriber = broker.subscriber(
+                self._names.queue(kind, share),
+                self._names.exchange(kind),
+                channel=channel,
+                ack_policy=AckPolicy.MANUAL,
+                no_reply=True,
+            )
+            subscriber(self._taker(kind, mailboxes))
+            # FastStream drops, without an ack, what arrives before `start` returns.
+            subscriber.running = True
+            await self._persist(subscriber.start)
+            self._subscribers.append(subscriber)
+
+    async def _persist(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it, again after each outage. Raises Unreachable when the transport is closed."""
+        while True:
+            await self._serving.wait()
+            try:
+                with unreachable():
+                    await work()
+            except Unreachable as error:
+                log.info("not consuming yet", error=str(error))
+                await asyncio.sleep(self._reconnect_s)
+            else:
+                return
 
     async def close(self) -> None:
         """See Transport. What is not finished within the grace goes back to its queue.

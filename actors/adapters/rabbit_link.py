@@ -105,8 +105,8 @@ class Link:
     ) -> None:
         """`lost` is called whenever the connection breaks; `channel` is the default channel."""
         quiet()
-        self.up = False
         self._lost = lost
+        self._reached = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._connection: Any = None
@@ -128,11 +128,22 @@ class Link:
             apply_types=False,  # no injection: 0.1 ms a message
         )
 
-    def start(self) -> "asyncio.Task[None]":
-        """Begin to connect, unless begun; the task ends when the broker has been reached."""
+    @property
+    def up(self) -> bool:
+        """Whether the broker is connected, and all that was declared and consumed is back."""
+        return self._reached.is_set() and not self._closing.is_set()
+
+    def start(self) -> None:
+        """Begin to connect, unless begun."""
         if self._starting is None:
             self._starting = asyncio.create_task(self._start(), name="rabbit-link")
-        return self._starting
+
+    async def wait(self) -> None:
+        """Wait until the broker is connected. Raises Unreachable when the link is closed."""
+        self.start()
+        await self._reached.wait()
+        if self._closing.is_set():
+            raise Unreachable("this transport is closed")
 
     async def close(self) -> None:
         """Disconnect. What was not acknowledged goes back to its queue.
@@ -140,8 +151,8 @@ class Link:
         Not by `broker.stop`: where the broker is away that raises before it has closed anything,
         and aio-pika goes on connecting.
         """
-        self.up = False
         self._closing.set()
+        self._reached.set()  # whoever waits learns that it is over
         if self._starting is not None:  # never cancelled: aio-pika would go on connecting for ever
             await asyncio.wait([self._starting])
         if self._connection is None:
@@ -161,7 +172,7 @@ class Link:
                 log.info("broker not reached yet", error=repr(error))
                 await self._pause()
             else:
-                self.up = True
+                self._reached.set()
                 return
 
     async def _pause(self) -> None:
@@ -172,14 +183,16 @@ class Link:
             pass
 
     def _on_close(self, _: Any, error: BaseException | None = None) -> None:
-        was_up, self.up = self.up, False
-        if was_up and not self._closing.is_set():
+        if self._closing.is_set():
+            return
+        if self.up:
             log.warning("broker lost", error=repr(error))
+        self._reached.clear()
         self._lost()
 
     def _on_reconnected(self, _: Any) -> None:
         if not self._closing.is_set():
-            self.up = True
+            self._reached.set()
             log.info("broker is back")
 
 
