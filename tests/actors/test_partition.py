@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.core.partition import PARTITIONS, parse, partition
+from actors.core.partition import PARTITIONS, partition
 
 
 @pytest.mark.parametrize(
@@ -26,17 +26,3 @@ def test_keys_spread_evenly():
     shares = Counter(partition(f"{n:032x}") for n in range(64_000))
     assert len(shares) == PARTITIONS
     assert 800 < min(shares.values()) <= max(shares.values()) < 1200
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("0", [0]), ("0-3", [0, 1, 2, 3]), ("62-63,0-1,1", [0, 1, 62, 63])],
-)
-def test_shares_are_read(text: str, expected: list[int]):
-    assert parse(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "x", "64", "3-1", "0-64", "-1", "1-", "0,,1"])
-def test_other_shares_are_refused(text: str):
-    with pytest.raises(ValueError, match=r"partitions|invalid literal"):
-        parse(text)
