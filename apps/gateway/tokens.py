@@ -205,8 +205,26 @@ def token_hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
+# The y coordinates of the eight points of small order, and what encodes them besides: for such a
+# key anybody can make signatures, and OpenSSL takes them.
+_WEAK_KEYS = frozenset(
+    bytes.fromhex(text)
+    for text in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+
+
 def verified(public: bytes, signature: bytes, message: bytes) -> bool:
-    """Say whether an Ed25519 signature is good; False for keys that are none."""
+    """Say whether an Ed25519 signature is good; False for keys that are none, or weak."""
+    if public[:-1] + bytes([public[-1] & 0x7F]) in _WEAK_KEYS:
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
