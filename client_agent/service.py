@@ -1,6 +1,7 @@
 """What the agent answers on its control socket; `syncline`'s commands print it."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from client_agent.core.status import Status
 from protocol.faults import MEANINGS
 
 OFFLINE_S = 15.0  # `sync` gives the server this long to answer
+PASSING = frozenset({"busy", "changed", "vanished", "offline"})  # worth waiting for
 
 
 class Service:
@@ -49,6 +51,7 @@ class Service:
         return {
             "state": "signed_out" if agent.signed_out else now.state,
             "as_of": iso(agent.now_ms()),
+            "pid": os.getpid(),
             "cursor": now.cursor_seq,
             "counts": {
                 "queued": counts.queued, "uploading": counts.uploading,
@@ -138,8 +141,9 @@ class Service:
                 "held", "A safety stop waits for you", _lines(now.holds),
                 "Look at it with: syncline hold list",
             )
-        if now.counts.errors and agent.engine.idle() and not agent.engine.in_sync():
-            raise Declined("attention", "Some files cannot be synchronised", _lines(now.faults))
+        lasting = {path: why for path, why in now.faults.items() if why not in PASSING}
+        if lasting and now.counts.queued <= len(lasting) and agent.engine.idle():
+            raise Declined("attention", "Some files cannot be synchronised", _lines(lasting))
 
     # ------------------------------------------------------------ verbs
 

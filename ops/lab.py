@@ -278,13 +278,14 @@ class Device:
 
     def kill(self) -> None:
         """SIGKILL the agent."""
-        os.kill(self.pid, signal.SIGKILL)
-        wait_until(lambda: not alive(self.pid), 10, f"agent of {self.name} to die")
+        pid = self.pid
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not alive(pid), 10, f"agent of {self.name} to die")
 
     @property
     def pid(self) -> int:
         """Process id of the agent."""
-        return int((self.home / "agent.pid").read_text())
+        return int(self.status()["pid"])
 
     def wait(self, timeout_s: float = 120) -> None:
         """Return when everything is in sync here and accepted by the server."""
