@@ -1,7 +1,7 @@
 """The device list: chained and signed; whatever a server does to it is noticed."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client_agent.crypto.devices import (
@@ -42,7 +42,8 @@ def build(steps) -> list[SignedEntry]:
     return entries
 
 
-@given(st.lists(st.tuples(st.sampled_from([ADD, REVOKE]), st.integers(0, 3)), max_size=8))
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.sampled_from([ADD, REVOKE]), st.integers(0, 1)), max_size=5))
 def test_a_list_says_who_is_there(steps):
     # Planted: a device added again after its revocation; revoking a stranger allowed.
     added, revoked, legal = set(), set(), True
@@ -68,8 +69,9 @@ OTHER = build([(ADD, 0), (ADD, 3), (ADD, 2)])
 @given(st.data())
 def test_no_rearrangement_is_believed(data):
     # Planted: prev not compared; n not compared.
-    pool = [*LIST, *OTHER]
-    drawn = data.draw(st.lists(st.sampled_from(pool), max_size=6))
+    anything = st.lists(st.sampled_from([*LIST, *OTHER]), max_size=6)
+    in_their_places = st.tuples(*map(st.sampled_from, zip(LIST, OTHER, strict=False)))
+    drawn = data.draw(anything | in_their_places.map(list))
     honest = any(drawn == whole[: len(drawn)] for whole in (LIST, OTHER))
     if honest:
         verify_device_list(drawn, PUBLIC, ACCOUNT)
