@@ -194,6 +194,8 @@ class Placer:
     def _keep_mode(self, staged: Staged, old: int) -> None:
         """Give the new content the old one's permissions; only the x bits are ours to say."""
         new = lstat(self._tmp, staged.name).st_mode
+        if not stats.S_ISREG(new):
+            return  # a mode set on a link would be set on what it points to
         mode = old & 0o666 | (0o600 if not old & 0o600 else 0)
         if new & 0o100:
             mode |= (mode & 0o444) >> 2
