@@ -34,8 +34,10 @@ NO_ENTRY = bytes(32)
 ABSOLUTE_TTLS = 4  # a session ends after so many times REFRESH_TTL, however often it is refreshed
 BODY_BYTES_MAX = 512 * limits.KIB
 WINDOW_S = 300
-PER_NAME_MAX, PER_PEER_MAX = 20, 200  # tries to sign in per window
-REGISTER_PER_PEER_MAX = 100
+# Failed sign-ins per window: of a name from one address, of a name, from one address. The second
+# is larger, so that a stranger cannot easily lock an account's owner out.
+FAILURES_MAX = {"pair": 20, "name": 200, "peer": 400}
+ASKED_PER_PEER_MAX = 2_000  # prelogins and registrations
 REFUSED = {
     SignIn.OTHER_KEYS: (Code.KEY_REUSED, "this device id belongs to other keys"),
     SignIn.REVOKED: (Code.KEY_REUSED, "this device was revoked: sign in with a new device id"),
@@ -46,7 +48,7 @@ REFUSED = {
 @endpoint("POST", "/auth/prelogin", who=Who.ANYBODY, body=Prelogin, answers=Kdf)
 async def prelogin(visit: Visit, asked: Prelogin) -> Kdf:
     """Tell how the password becomes keys. Unknown names get a stable answer of the same form."""
-    await slow_down(visit, f"prelogin:{visit.peer}", PER_PEER_MAX)
+    await slow_down(visit, "prelogin")
     known = await visit.gate.accounts.kdf(asked.username)
     return known or visit.gate.passwords.fake_kdf(asked.username)
 
@@ -64,7 +66,7 @@ async def register(visit: Visit, asked: Register) -> Session:
     gate = visit.gate
     if gate.settings.registration == "closed":
         raise refuse(Code.REGISTRATION_CLOSED)
-    await slow_down(visit, f"register:{visit.peer}", REGISTER_PER_PEER_MAX)
+    await slow_down(visit, "register")
     check_kdf(asked.kdf)
     keys = asked.wraps.identity_sign
     entry = checked_entry(asked.entry, asked.account, asked.device.device, keys)
@@ -90,12 +92,13 @@ async def register(visit: Visit, asked: Register) -> Session:
 async def login(visit: Visit, asked: Login) -> LoggedIn:
     """Sign a device in. Wrong name and wrong password: the same fault after the same work."""
     gate = visit.gate
-    await slow_down(visit, f"login:{visit.peer}", PER_PEER_MAX)
-    await slow_down(visit, f"login:{asked.username}", PER_NAME_MAX)
+    tries = Tries(visit, asked.username)
+    await tries.check()
     account = await gate.accounts.by_name(asked.username)
     stored = None if account is None else account.auth_hash
-    good = await gate.passwords.check(stored, asked.auth_key)
+    good = await gate.passwords.check(stored, asked.auth_key, tries.check)
     if account is None or not good:
+        await tries.failed()
         known = account.account if account else None
         await gate.accounts.note(gate.now_ms(), "sign_in_failed", known, None)
         raise refuse(Code.BAD_CREDENTIALS)
@@ -150,10 +153,35 @@ async def logout(visit: Visit) -> None:
     gate.door.forget(caller.family)
 
 
-async def slow_down(visit: Visit, key: str, most: int) -> None:
-    """Count a try. Raises Refusal: RATE_LIMITED, when there were too many in this window."""
-    if await visit.gate.cache.count(f"try:{key}", WINDOW_S) > most:
+async def slow_down(visit: Visit, what: str) -> None:
+    """Count a request of anybody. Raises Refusal: RATE_LIMITED."""
+    if await visit.gate.cache.count(f"{what}:{visit.peer}", WINDOW_S) > ASKED_PER_PEER_MAX:
         raise refuse(Code.RATE_LIMITED, retry_after_ms=WINDOW_S * 1000)
+
+
+class Tries:
+    """Failed sign-ins, counted three ways. Who signs in rightly is never counted."""
+
+    def __init__(self, visit: Visit, username: str) -> None:
+        """Watch tries to sign in as `username`."""
+        self._cache = visit.gate.cache
+        self._keys = {
+            "pair": f"{visit.peer}:{username}",
+            "name": username,
+            "peer": visit.peer,
+        }
+
+    async def check(self) -> None:
+        """Raises Refusal: RATE_LIMITED, while there were too many."""
+        for kind, key in self._keys.items():
+            if await self._cache.get(f"barred:{kind}:{key}") is not None:
+                raise refuse(Code.RATE_LIMITED, retry_after_ms=WINDOW_S * 1000)
+
+    async def failed(self) -> None:
+        """Count a failure; the last one that is allowed bars the next."""
+        for kind, key in self._keys.items():
+            if await self._cache.count(f"failed:{kind}:{key}", WINDOW_S) >= FAILURES_MAX[kind]:
+                await self._cache.put(f"barred:{kind}:{key}", b"1", WINDOW_S)
 
 
 def check_kdf(kdf: Kdf) -> None:

@@ -84,6 +84,8 @@ class Door:
         if known is not None and known[0] > now_ms:
             return known[1]
         standing = await self._sessions.standing(family, now_ms)
+        if standing is None or not standing.certified:
+            return standing  # may be certified any moment, also through another gateway
         self._known[family] = (now_ms + STANDING_MS, standing)
         self._known.move_to_end(family)
         if len(self._known) > STANDINGS_MAX:

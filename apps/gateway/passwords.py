@@ -7,6 +7,7 @@ tells whether an account exists (CRYPTO.md 2).
 import asyncio
 import hmac
 import os
+from collections.abc import Awaitable, Callable
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
@@ -37,10 +38,20 @@ class Passwords:
         async with self._gate:
             return await asyncio.to_thread(self._hasher.hash, self._peppered(auth_key))
 
-    async def check(self, stored: str | None, auth_key: bytes) -> bool:
-        """Say whether the key fits; `stored` None (no such user) does the same work for a no."""
+    async def check(
+        self,
+        stored: str | None,
+        auth_key: bytes,
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> bool:
+        """Say whether the key fits; `stored` None (no such user) does the same work for a no.
+
+        `before` is asked when its turn has come: of many tries at once, the later ones are barred.
+        """
         assert self._nobody, "warm() comes first"
         async with self._gate:
+            if before is not None:
+                await before()
             good = await asyncio.to_thread(self._verify, stored or self._nobody, auth_key)
         return good and stored is not None
 
