@@ -1,6 +1,7 @@
 """The contract of Transport. Every adapter runs the very same tests."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -230,18 +231,48 @@ async def test_close_finishes_the_turns_under_way(world):
     assert b"0" in first.of("a")
 
 
+async def test_close_comes_to_an_end_under_traffic_that_does_not(world):
+    """And hands over without losing or repeating anything."""
+    first, second = Log(), Log()
+    gateway, one, two = [await world.transport() for _ in range(3)]
+    await one.consume(world.kind, first)
+    await two.consume(world.kind, second)
+    numbered, safe = itertools.count(), set[bytes]()
+
+    async def talk() -> None:
+        for number in numbered:
+            body = b"%d" % number
+            await gateway.send(Address(world.kind, f"k{number % 8}"), body)
+            safe.add(body)
+            await asyncio.sleep(0)
+
+    talking = [asyncio.create_task(talk()) for _ in range(4)]
+    await eventually(lambda: len(first.done) > 50)
+    await asyncio.wait_for(one.close(), 10)
+    await eventually(lambda: len(second.done) > 50)
+    for task in talking:
+        task.cancel()
+    await asyncio.gather(*talking, return_exceptions=True)
+    await eventually(lambda: safe <= {body for _, body in first.done + second.done})
+    bodies = [body for _, body in first.done + second.done]
+    assert len(bodies) == len(set(bodies))
+
+
 async def test_close_gives_back_what_takes_too_long(world):
     first, second = Log(), Log()
     first.gates[b"0"] = asyncio.Event()
-    gateway, one, two = await world.transport(), await world.transport(grace_s=0.05), None
+    gateway, one = await world.transport(), await world.transport(grace_s=0.05)
     await one.consume(world.kind, first)
     for message in numbers(2):
         await gateway.send(Address(world.kind, "a"), message)
     await eventually(lambda: first.begun_of("a") == [b"0"])
-    await one.close()
+    closing = asyncio.create_task(one.close())
+    await asyncio.sleep(0.01)
+    await gateway.send(Address(world.kind, "a"), b"2")
+    await closing
     two = await world.transport()
     await two.consume(world.kind, second)
-    await eventually(lambda: second.of("a") == numbers(2))
+    await eventually(lambda: second.of("a") == numbers(3))
 
 
 async def test_a_turn_may_speak_to_others_and_to_itself(world):
