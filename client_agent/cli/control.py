@@ -49,9 +49,9 @@ def is_running(path: Path) -> bool:
     return True
 
 
-def ask(path: Path, do: str, **arguments: Any) -> dict[str, Any]:
+def ask(where: Path, do: str, /, **arguments: Any) -> dict[str, Any]:
     """Ask one thing; answer the document's `data`. Raises CliError."""
-    for document in stream(path, do, **arguments):
+    for document in stream(where, do, **arguments):
         return document
     raise CliError(
         "not_running", "The agent ended while it was asked", "", "Run: syncline start",
@@ -59,9 +59,9 @@ def ask(path: Path, do: str, **arguments: Any) -> dict[str, Any]:
     )
 
 
-def stream(path: Path, do: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+def stream(where: Path, do: str, /, **arguments: Any) -> Iterator[dict[str, Any]]:
     """Ask one thing; yield `data` of each document until the agent is done. Raises CliError."""
-    with connect(path) as connection:
+    with connect(where) as connection:
         connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
         with connection.makefile("rb") as lines:
             for line in lines:

@@ -82,6 +82,7 @@ _EXITS = {
     ),
     Exit.FULL: ("quota_exceeded", "storage_full", "disk_full"),
     Exit.NOT_RUNNING: ("not_running",),
+    Exit.ATTENTION: ("attention", "held", "paused"),
     Exit.NOT_YET: ("not_yet",),
     Exit.USAGE: ("usage",),
 }
