@@ -71,14 +71,7 @@ class Engine:
         """Begin with what was saved. `dice` gives random bytes: node ids, jitter."""
         self._state = state = State(device, generation, loaded, dice, device_name)
         forest = state.forest
-        twice: list[bytes] = []
-        for local in loaded.local.values():
-            other = forest.local.at(local.parent, local.name)
-            forest.local.put(local)
-            if other is not None:
-                twice.append(other)
-        for other in twice:  # one of the two was missing when we stopped: the scan will tell
-            observing.miss(state, other)
+        observing.load(state, loaded.local)
         for remote in loaded.remote.values():
             forest.remote.put(remote)
         forest.synced.update(loaded.synced)

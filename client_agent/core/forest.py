@@ -39,7 +39,7 @@ class LocalTree:
         row = self.rows.pop(node, None)
         if row is None:
             return
-        names = self._names[row.parent]
+        names = self._names.get(row.parent, {})
         if names.get(row.name) == node:
             del names[row.name]
             if not names:

@@ -27,37 +27,30 @@ SCOPES_MAX = 1_000  # more hints than this are a burst: look at everything
 def hinted(state: State, event: Hinted) -> None:
     """Note what the watcher saw, for the next scan."""
     state.scan_all |= event.lost
-    for path in sorted(event.paths):
-        node = state.forest.local.find(path)
-        row = state.forest.local.rows.get(node) if node is not None else None
-        state.scan(path, deep=row is None or row.type is NodeType.DIRECTORY)
+    state.scopes |= event.paths
 
 
 def dispatch(state: State) -> None:
-    """Start a scan if one is wanted and none is under way."""
+    """Start a scan if one is wanted and none is under way.
+
+    All looks are deep: a file may have become a directory meanwhile, and for a file it is no more.
+    Where we write ourselves, a look has to wait.
+    """
     if state.scanning is not None:
         return
     writing = {path for step in state.taking.values() for path in (step.source, step.path) if path}
     if state.scan_all or len(state.scopes) > SCOPES_MAX:
         state.scan_all = False
         state.scopes.clear()
-        scopes: tuple[Scope, ...] = (Scope("", True),)
+        paths = {""}
     else:
-        paths = {
-            path: deep for path, deep in state.scopes.items() if not _under(path, writing)
-        }
-        for path in paths:
-            del state.scopes[path]
-        deep_ones = {path for path, deep in paths.items() if deep}
-        scopes = tuple(
-            Scope(path, deep)
-            for path, deep in sorted(paths.items())
-            if path == "" or not _under(parent_path(path), deep_ones)
-        )
-    if scopes:
-        state.scanning = scopes
+        paths = {path for path in state.scopes if not _under(path, writing)}
+        state.scopes -= paths
+    tops = [p for p in sorted(paths) if p == "" or not _under(parent_path(p), paths)]
+    if tops:
+        state.scanning = tuple(Scope(path, True) for path in tops)
         state.unsure = writing
-        state.out.append(Scan(scopes))
+        state.out.append(Scan(state.scanning))
 
 
 def scanned(state: State, event: Scanned) -> None:
@@ -65,11 +58,15 @@ def scanned(state: State, event: Scanned) -> None:
     state.scanning = None
     if _root_is_trusted(state, event):
         _Look(state, event).take_in()
-        if any(scope.path == "" and scope.deep for scope in event.scopes):
+        if _whole(event):
             state.scanned = True
     for node in sorted(state.after_scan):
         state.forest.touch(node)
     state.after_scan.clear()
+
+
+def _whole(event: Scanned) -> bool:
+    return any(scope.path == "" for scope in event.scopes)
 
 
 def _root_is_trusted(state: State, event: Scanned) -> bool:
@@ -79,12 +76,11 @@ def _root_is_trusted(state: State, event: Scanned) -> bool:
         return False
     if state.holds.pop(ROOT_FAULT, None) is not None:
         state.scan_all = True
-    whole = any(scope.path == "" and scope.deep for scope in event.scopes)
     if any(seen.path for seen in event.entries):
         state.holds.pop(EMPTIED, None)
         return True
     held_much = len(state.forest.synced) >= EMPTIED_MIN and not state.emptied_is_fine
-    if whole and held_much and not event.unreadable:
+    if _whole(event) and held_much and not event.unreadable:
         state.hold(EMPTIED, "nothing is left in the folder")
         return False
     return True
@@ -126,6 +122,31 @@ def miss(state: State, node: bytes, found: Container[bytes] = ()) -> None:
     state.alarm(state.now_ms + MOVE_WAIT_MS, "missing")
 
 
+def load(state: State, rows: dict[bytes, Local]) -> None:
+    """Take over the local tree that was saved.
+
+    Entries that were missing when we stopped are still in it: where two have one place, or the
+    directory of one is gone, the scan will tell what is there.
+    """
+    local = state.forest.local
+    twice: list[bytes] = []
+    for row in rows.values():
+        other = local.at(row.parent, row.name)
+        local.put(row)
+        if other is not None:
+            twice.append(other)
+    lost = twice or _orphans(local.rows)
+    while lost:
+        for node in lost:
+            if node in local.rows:
+                miss(state, node)
+        lost = _orphans(local.rows)
+
+
+def _orphans(rows: dict[bytes, Local]) -> list[bytes]:
+    return [n for n, row in rows.items() if row.parent != ROOT and row.parent not in rows]
+
+
 def settle(state: State, row: Local) -> None:
     """Record what a step of ours put in its place. What we thought was there has vanished."""
     other = state.forest.local.at(row.parent, row.name)
@@ -160,8 +181,7 @@ class _Look:
         self.state, self.event = state, event
         self.forest, self.local = state.forest, state.forest.local
         self.types = {e.path: e.type for e in event.entries if e.type is not None}
-        self.deep = {scope.path for scope in event.scopes if scope.deep}
-        self.flat = {scope.path for scope in event.scopes if not scope.deep}
+        self.scopes = {scope.path for scope in event.scopes}
         self.at: dict[str, bytes] = {"": ROOT}
         self.matched: set[bytes] = set()
         self.unknown = set(event.unreadable)
@@ -171,11 +191,11 @@ class _Look:
         self._note_unreadable()
         for seen in self.event.entries:
             self._entry(seen)
-        for path in sorted(self.deep | self.flat):
+        for path in sorted(self.scopes):
             self._vanished(path)
 
     def _covered(self, path: str) -> bool:
-        return path in self.flat or _under(path, self.deep)
+        return _under(path, self.scopes)
 
     def _note_unreadable(self) -> None:
         state = self.state
@@ -299,10 +319,6 @@ class _Look:
         node = self.local.find(path)
         if node is None or _under(path, self.unknown):
             return
-        if path in self.flat:
-            if node not in self.matched and not _under(path, self.state.unsure):
-                miss(self.state, node, self.matched)
-            return
         nodes = list(self.local.below(node))
         if node != ROOT:
             nodes.insert(0, node)
@@ -333,7 +349,7 @@ def racy(state: State, node: bytes) -> None:
     row = state.forest.local.rows.get(node)
     path = state.forest.local.path(node)
     if row is not None and row.racy and path is not None:
-        state.scan(path, deep=False)
+        state.scan(path)
 
 
 def path_of(state: State, node: bytes, name: str) -> str | None:

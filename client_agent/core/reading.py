@@ -79,9 +79,6 @@ def _read(state: State, read: Read) -> None:
     state.done(read.node)
     if read.racy:
         state.alarm(state.now_ms + RACY_MS, "racy", read.node)
-    synced = state.forest.synced.get(read.node)
-    if synced is not None and synced.content_id == read.content_id:
-        state.forget_read(read.node)  # nothing to send: only the stat was new
 
 
 def _unread(state: State, unread: Unread) -> None:
@@ -93,7 +90,7 @@ def _unread(state: State, unread: Unread) -> None:
         state.wait(node, reason, WRITER)
         path = state.forest.local.path(node)
         if path is not None:
-            state.scan(path, deep=False)
+            state.scan(path)
     elif reason == "busy":
         state.wait(node, reason, WRITER)
     else:

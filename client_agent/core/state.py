@@ -144,7 +144,7 @@ class State:
         self.scanning: tuple[Scope, ...] | None = None
         self.scan_all = False
         self.rescan_at_ms = 0
-        self.scopes: dict[str, bool] = {}  # path -> deep
+        self.scopes: set[str] = set()  # paths to look at next
         self.unsure: set[str] = set()  # paths of our own writes during the scan under way
         self.later: set[str] = set()  # paths to look at when an Apply has ended
         self.after_scan: set[bytes] = set()  # nodes whose plan waits for a look at the disk
@@ -314,9 +314,9 @@ class State:
         self.forest.touch(node)
         self.tell("moved_back", self.path(node), "a folder cannot move into itself")
 
-    def scan(self, path: str, *, deep: bool = True) -> None:
-        """Ask for a look at a path."""
-        self.scopes[path] = self.scopes.get(path, False) or deep
+    def scan(self, path: str) -> None:
+        """Ask for a look at a path and all below it."""
+        self.scopes.add(path)
 
 
 def parent_path(path: str) -> str:

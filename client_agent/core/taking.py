@@ -19,7 +19,7 @@ from client_agent.core.events import (
     StepDone,
     StepFailed,
 )
-from client_agent.core.observing import settle
+from client_agent.core.observing import miss, settle
 from client_agent.core.planner import TAKES, VACATES_HERE, Step, remembered
 from client_agent.core.planning import free_name
 from client_agent.core.safety import HISTORY, STOPS_DISK
@@ -296,6 +296,8 @@ def _done(state: State, result: StepDone, taking: Taking) -> None:
     local, remote = forest.local.rows.get(node), taking.remote
     state.done(node)
     if taking.step == "remove":
+        for child in list(forest.local.children(node)):
+            miss(state, child)  # it was not in there any more
         forest.drop_local(node)
         forest.drop_synced(node)
         state.note("deleted here", node, path=taking.path)
@@ -328,6 +330,8 @@ def _done(state: State, result: StepDone, taking: Taking) -> None:
         settle(
             state, replace(local, parent=taking.parent, name=taking.name, stat=result.stat)
         )
+        if local.type is NodeType.DIRECTORY:
+            state.scan(taking.path)  # what was to be looked at where it was before
         _shifted(state, node, taking)
 
 

@@ -457,6 +457,8 @@ class Device:
 
     def feed(self, event: e.Event) -> None:
         effects = self.engine.handle(event, self.world.now_ms)
+        if self.world.paranoid:
+            self.world.check_local_tree(self, event)
         for index, effect in enumerate(effects):
             if isinstance(effect, e.Save):
                 assert index == 0, "save, then speak"
@@ -678,6 +680,7 @@ class World:
         self.random = random.Random(seed)
         self.loss, self.crash, self.delay_max_ms = loss, crash, delay_max_ms
         self.page = 1000
+        self.paranoid = False  # look at the local trees after each event: slow
         self.now_ms = 1_700_000_000_000
         self.queue: list = []
         self.order = 0
@@ -770,6 +773,12 @@ class World:
         for device in self.devices:
             assert device.engine.in_sync()
             self._matches_what_was_saved(device)
+
+    def check_local_tree(self, device: Device, event: e.Event) -> None:
+        local = device.engine._state.forest.local
+        for row in local.rows.values():
+            assert row.parent == ROOT or row.parent in local.rows, (row, event)
+            assert local.at(row.parent, row.name) == row.node, (row, event)
 
     def _matches_what_was_saved(self, device: Device) -> None:
         forest = device.engine._state.forest
