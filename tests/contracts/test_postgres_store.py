@@ -1,4 +1,4 @@
-"""The Store's contract on a real PostgreSQL, and what only a database can be asked."""
+"""The Store's contract on a real PostgreSQL."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
