@@ -128,12 +128,14 @@ def _database() -> tuple[str, str]:
 def _ask_database(work: Any) -> Any:
     import asyncio
 
-    import asyncpg
+    from actors.adapters.postgres.trouble import translated
+    from actors.ports import Unreachable
 
     try:
-        return asyncio.run(work)
-    except (OSError, asyncpg.PostgresError) as error:
-        raise click.ClickException(f"database: {type(error).__name__}: {error}") from None
+        with translated():
+            return asyncio.run(work)
+    except Unreachable as error:
+        raise click.ClickException(str(error)) from None
 
 
 @migrate.command("plan")

@@ -21,6 +21,8 @@ from protocol.messages.upload import (
     UploadRequest,
 )
 
+BYTES_MAX = 1 << 53  # more cannot be counted, nor stored
+
 
 @endpoint(
     "POST",
@@ -33,6 +35,8 @@ async def begin_upload(visit: Visit, asked: UploadRequest) -> UploadOpen:
     """Open or resume a session; what the space has of it already is leased for 24 h."""
     gate, caller = visit.gate, visit.caller
     member = await gate.member(asked.space, caller, Role.EDITOR)
+    if sum(ref.size_bytes for ref in asked.refs) > BYTES_MAX:
+        raise refuse(Code.QUOTA_EXCEEDED, "nobody has room for so much")
     now_ms = gate.now_ms()
     await gate.leases.extend(
         asked.space,

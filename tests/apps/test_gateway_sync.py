@@ -536,3 +536,81 @@ async def test_an_upload_beyond_the_quota_is_refused(gateway: Running) -> None:
     request = UploadRequest(space=device.keys.home, upload=os.urandom(16), refs=refs)
     said = await refused(device.ask("POST", "/files/upload", request))
     assert (said.status, said.code) == (507, "quota_exceeded")
+
+
+def extremes(device: FakeDevice) -> list[Change]:
+    """Changes with every number at its legal end: signed by a device that means ill."""
+    most = (1 << 53) - 1
+
+    def content(**changes: Any) -> Change:
+        draft = device.file()
+        assert draft.content is not None
+        return msgspec.structs.replace(
+            draft, content=msgspec.structs.replace(draft.content, **changes)
+        )
+
+    def place(**changes: Any) -> Change:
+        draft = device.file()
+        assert draft.place is not None
+        return msgspec.structs.replace(draft, place=msgspec.structs.replace(draft.place, **changes))
+
+    return [
+        device.file(dot=most),
+        device.file(hlc=(1 << 63) - 2),
+        device.file(hlc=0),
+        device.file(place_rev=most),
+        device.file(group=1000),
+        device.file(base=((os.urandom(16), most),)),
+        device.file(base=((device.device, most),)),
+        device.file(base=((b"b" * 16, 2), (b"a" * 16, 1))),
+        device.file(node=ROOT),
+        device.file(parent=ROOT, type=NodeType.MOUNT),
+        device.file(version=os.urandom(16)),
+        device.file(kind=ChangeKind.DELETE, place=None, content=None),
+        device.file(kind=ChangeKind.SET_HEAD, place=None, content=None, version=os.urandom(16)),
+        place(key_epoch=(1 << 32) - 1),
+        place(sealed=b""),
+        place(sealed=bytes(2048)),
+        content(key_epoch=(1 << 32) - 1),
+        content(manifest=b""),
+        content(type=NodeType.DIRECTORY),
+        content(paged=True),
+        content(refs=(ChunkRef(os.urandom(32), most),)),
+        content(refs=tuple(ChunkRef(bytes(32), most) for _ in range(5000))),
+        content(prev=os.urandom(16)),
+    ]
+
+
+async def test_the_ends_of_all_numbers_are_decided_and_never_a_mistake_of_ours(
+    gateway: Running,
+) -> None:
+    device = await gateway.registered()
+    for number, change in enumerate(extremes(device)):
+        answer = await device.raw("POST", "/sync/commit", device.commit_of(change))
+        assert answer.status_code < 500, (number, answer.content[:300])
+    for header in ({"op": (1 << 53) - 1}, {"answered": (1 << 53) - 1}, {"hlc": (1 << 63) - 2}):
+        asked = device.commit_of(device.file(), **header)
+        answer = await device.raw("POST", "/sync/commit", asked)
+        assert answer.status_code < 500, (header, answer.content[:300])
+    later = device.commit_of(device.file(), head_seq=(1 << 53) - 1, key_epoch=(1 << 32) - 1)
+    assert (await device.raw("POST", "/sync/commit", later)).status_code < 500
+
+
+async def test_an_upload_of_more_than_can_be_counted_is_refused(gateway: Running) -> None:
+    device = await gateway.registered()
+    most = (1 << 53) - 1
+    refs = tuple(ChunkRef(os.urandom(32), most) for _ in range(5000))
+    request = UploadRequest(space=device.keys.home, upload=os.urandom(16), refs=refs)
+    said = await refused(device.ask("POST", "/files/upload", request))
+    assert said.code == "quota_exceeded"
+    three_gib = tuple(ChunkRef(os.urandom(32), 1 << 30) for _ in range(3))  # above 32 bits
+    request = UploadRequest(space=device.keys.home, upload=os.urandom(16), refs=three_gib)
+    opened = await device.ask("POST", "/files/upload", request, into=UploadOpen)
+    assert opened.reserved_bytes == 3 << 30
+    again = ChunkRef(os.urandom(32), 5)
+    twice = UploadRequest(
+        space=device.keys.home,
+        upload=os.urandom(16),
+        refs=(again, ChunkRef(again.address, 6), again),
+    )
+    assert (await device.raw("POST", "/files/upload", twice)).status_code < 500

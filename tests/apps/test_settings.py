@@ -43,7 +43,7 @@ def test_all_troubles_are_told_at_once() -> None:
                 "SYNCLINE_SECRET": "short",
                 "SYNCLINE_NAMESPACE": "Upper",
                 "SYNCLINE_PROFILE": "work",
-                "SYNCLINE_HOME": "/home/x",
+                "SYNCLINE_HOME": "/x",
                 "SYNCLINE_PASSWORD_FILE": "/x",
             }
         )

@@ -32,7 +32,7 @@ _UPLOAD = "SELECT * FROM uploads WHERE upload_id = $1 FOR UPDATE"
 
 _RESERVE = """
 UPDATE users SET used_storage = used_storage + $2
-WHERE user_id = $1 AND ($2 <= 0 OR used_storage + $2 <= storage_quota)
+WHERE user_id = $1 AND ($2::bigint <= 0 OR used_storage + $2 <= storage_quota)
 """
 
 _PUT_UPLOAD = """
