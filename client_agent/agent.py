@@ -79,7 +79,7 @@ class Agent:
     """One running device. `run` returns when it was asked to stop."""
 
     def __init__(self, settings: Settings, me: Identity, state: State) -> None:
-        """Put the parts together; nothing runs yet. `state` is open, and is closed by `run`."""
+        """Put the parts together; nothing runs yet. `state` is open."""
         self.settings, self.me, self.state = settings, me, state
         self.notices: deque[tuple[int, Tell]] = deque(maxlen=NOTICES_MAX)
         self._turned = asyncio.Event()  # set after every turn: waiters look again
@@ -149,7 +149,6 @@ class Agent:
         finally:
             self._ingester.close()
             self._disk.close()
-            await self.state.close()
 
     async def _until_stopped(self, beside: list[asyncio.Task[None]]) -> None:
         asked = asyncio.create_task(self.stopping.wait())
@@ -381,14 +380,18 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     assert profile is not None, "the command checks it"
     keystore = open_keystore(profile.keystore, settings.home)
     me = load_identity(settings.home, profile, keystore)
-    agent = Agent(settings, me, State.open(settings.home))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.stopping.set)
-    if agent.state.moved_aside is not None:
-        log.error("database was damaged", kept=str(agent.state.moved_aside))
-    async with serving(settings.socket, Service(agent).answer):
-        await agent.run(ready)
+    state = State.open(settings.home)
+    try:
+        agent = Agent(settings, me, state)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, agent.stopping.set)
+        if state.moved_aside is not None:
+            log.error("database was damaged", kept=str(state.moved_aside))
+        async with serving(settings.socket, Service(agent).answer):
+            await agent.run(ready)
+    finally:
+        await state.close()  # last: with it goes the lock that others wait for
 
 
 def _now_ms() -> int:

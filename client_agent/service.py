@@ -89,9 +89,11 @@ class Service:
                 await self._heard(patient)
                 agent.emit(Rescan())  # what was written just now is seen, hint or no hint
                 await agent.next_turn()
+                self._stopped()
                 while not self._agreed(inside):
                     self._hopeless()
                     await agent.next_turn()
+                    self._stopped()
         except TimeoutError:
             now = agent.engine.status()
             raise Declined(
@@ -125,22 +127,28 @@ class Service:
             return engine.in_sync()
         return all(engine.in_sync(path) for path in paths)
 
-    def _hopeless(self) -> None:
-        """Raise Declined if nothing but a person can bring agreement."""
+    def _stopped(self) -> None:
+        """Raise Declined if the agent does not know, or may not do, what agreement needs."""
         agent = self._agent
-        now = agent.engine.status()
+        holds = agent.engine.status().holds
         if agent.signed_out:
             raise Declined(
                 agent.signed_out, "This device was signed out", "Files stay as they are.",
                 "Run: syncline login",
             )
-        if now.state == "paused":
-            raise Declined("paused", "Synchronising is paused", "", "Run: syncline resume")
-        if now.holds:
+        if holds:
             raise Declined(
-                "held", "A safety stop waits for you", _lines(now.holds),
+                "held", "A safety stop waits for you", _lines(holds),
                 "Look at it with: syncline hold list",
             )
+
+    def _hopeless(self) -> None:
+        """Raise Declined if only a person can bring agreement."""
+        self._stopped()
+        agent = self._agent
+        now = agent.engine.status()
+        if now.state == "paused":
+            raise Declined("paused", "Synchronising is paused", "", "Run: syncline resume")
         lasting = {path: why for path, why in now.faults.items() if why not in PASSING}
         if lasting and now.counts.queued <= len(lasting) and agent.engine.idle():
             raise Declined("attention", "Some files cannot be synchronised", _lines(lasting))

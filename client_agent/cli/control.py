@@ -61,11 +61,14 @@ def ask(where: Path, do: str, /, **arguments: Any) -> dict[str, Any]:
 
 def stream(where: Path, do: str, /, **arguments: Any) -> Iterator[dict[str, Any]]:
     """Ask one thing; yield `data` of each document until the agent is done. Raises CliError."""
-    with connect(where) as connection:
-        connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
-        with connection.makefile("rb") as lines:
-            for line in lines:
-                document = json.loads(line)
-                if not document.get("ok"):
-                    raise CliError.of(document.get("error") or {})
-                yield document["data"]
+    try:
+        with connect(where) as connection:
+            connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    document = json.loads(line)
+                    if not document.get("ok"):
+                        raise CliError.of(document.get("error") or {})
+                    yield document["data"]
+    except (ConnectionResetError, BrokenPipeError):
+        raise not_running() from None  # it was just ending
