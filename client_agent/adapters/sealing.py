@@ -63,7 +63,7 @@ def _change(
         kind=spec.kind, node=spec.node, type=spec.type, dot=spec.dot, hlc=spec.hlc,
         place_rev=spec.place_rev, base=spec.base, place=place,
         content=None if set_head else _content(spec, keys, state, drafts),
-        version=spec.version if set_head else None, group=spec.group,
+        version=spec.version if set_head else None, group=spec.group, copy_of=spec.copy_of,
     )
 
 
