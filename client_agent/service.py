@@ -91,9 +91,10 @@ class Service:
                 await agent.next_turn()
                 self._stopped()
                 while not self._agreed(inside):
-                    self._hopeless()
+                    if agent.engine.idle() or agent.signed_out:  # looking costs: not every turn
+                        self._hopeless()
                     await agent.next_turn()
-                    self._stopped()
+                self._stopped()
         except TimeoutError:
             now = agent.engine.status()
             raise Declined(
@@ -150,7 +151,7 @@ class Service:
         if now.state == "paused":
             raise Declined("paused", "Synchronising is paused", "", "Run: syncline resume")
         lasting = {path: why for path, why in now.faults.items() if why not in PASSING}
-        if lasting and now.counts.queued <= len(lasting) and agent.engine.idle():
+        if lasting and now.counts.queued <= len(lasting):
             raise Declined("attention", "Some files cannot be synchronised", _lines(lasting))
 
     # ------------------------------------------------------------ verbs

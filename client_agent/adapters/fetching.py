@@ -58,7 +58,10 @@ class Fetcher:
 
     async def stage_small(self, steps: Sequence[PutFile]) -> list[Staged | NotDone]:
         """Stage files whose contents together fit in memory. Raises Offline, ServerFault."""
-        files = [await self._file(step) for step in steps]
+        contents = await self._run(self._contents, steps)
+        files = [
+            await self._file(step, known) for step, known in zip(steps, contents, strict=True)
+        ]
         wanted = {
             entry.address: entry
             for file in files
@@ -107,7 +110,8 @@ class Fetcher:
 
     async def stage_large(self, step: PutFile) -> Staged | NotDone:
         """Stage a file of any size in bounded memory. Raises Offline, ServerFault."""
-        file = await self._file(step)
+        [known] = await self._run(self._contents, [step])
+        file = await self._file(step, known)
         if isinstance(file, NotDone):
             return file
         try:
@@ -197,8 +201,10 @@ class Fetcher:
 
     # ------------------------------------------------------------ both
 
-    async def _file(self, step: PutFile) -> File | NotDone:
-        known = await self._run(self._state.content, step.version)
+    def _contents(self, steps: Sequence[PutFile]) -> list[Known | None]:
+        return [self._state.content(step.version) for step in steps]
+
+    async def _file(self, step: PutFile, known: Known | None) -> File | NotDone:
         if known is None or known.content_id != step.content_id:
             return NotDone("broken", "the manifest of this version is not known here")
         try:
