@@ -132,6 +132,7 @@ ON CONFLICT (space_id, address) DO UPDATE SET expires_at = excluded.expires_at
     WHERE leases.expires_at < excluded.expires_at
 """
 
+# Leases that a device extends at this moment are skipped (no deadlock): they end by themselves.
 _COUNT = """
 WITH counted AS (
     INSERT INTO chunk_refs (space_id, address, size_bytes, refs)
@@ -144,7 +145,7 @@ WITH counted AS (
         SELECT lease.ctid FROM unnest($2::bytea[]) AS named (address)
         CROSS JOIN LATERAL (
             SELECT l.ctid FROM leases l
-            WHERE l.space_id = $1 AND l.address = named.address LIMIT 1
+            WHERE l.space_id = $1 AND l.address = named.address LIMIT 1 FOR UPDATE SKIP LOCKED
         ) AS lease
     ))
 )

@@ -73,7 +73,8 @@ async def migrate(dsn: str, namespace: str, now_ms: int) -> list[str]:
 async def make_partitions(connection: asyncpg.Connection, now_ms: int) -> list[str]:
     """Make the journal's partitions of this month and the next ones; return the new names.
 
-    Safe to repeat. Rows of other months go to the default partition.
+    Safe to repeat. Rows of other months go to the default partition; when their month gets its
+    own at last, they are moved.
     """
     first = datetime.fromtimestamp(now_ms / 1000, UTC)
     month, made = first.year * 12 + first.month - 1, []
@@ -83,12 +84,26 @@ async def make_partitions(connection: asyncpg.Connection, now_ms: int) -> list[s
         for start in range(month, month + 1 + MONTHS_AHEAD):
             name = f"sync_events_{start // 12}_{start % 12 + 1:02}"
             if await connection.fetchval("SELECT to_regclass($1)", f'"{schema}".{name}') is None:
-                await connection.execute(
-                    f"CREATE TABLE {name} PARTITION OF sync_events "
-                    f"FOR VALUES FROM ('{_first_day(start)}') TO ('{_first_day(start + 1)}')"
-                )
+                await _make_partition(connection, name, _first_day(start), _first_day(start + 1))
                 made.append(name)
     return made
+
+
+async def _make_partition(
+    connection: asyncpg.Connection, name: str, first: str, following: str
+) -> None:
+    await connection.execute(
+        f"""
+        CREATE TABLE {name} (LIKE sync_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
+        WITH strays AS (
+            DELETE FROM sync_events_default
+            WHERE timestamp >= '{first}' AND timestamp < '{following}' RETURNING *
+        )
+        INSERT INTO {name} SELECT * FROM strays;
+        ALTER TABLE sync_events ATTACH PARTITION {name}
+            FOR VALUES FROM ('{first}') TO ('{following}');
+        """
+    )
 
 
 def _first_day(month: int) -> str:
@@ -133,8 +148,9 @@ async def _run(dsn: str, namespace: str) -> list[str]:
     try:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _lock_key(names.metadata))
-            for name in names:
-                await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{name}"')
+            for name in names:  # an operator may have made them, and allow us no more
+                if await connection.fetchval("SELECT to_regnamespace($1)", f'"{name}"') is None:
+                    await connection.execute(f'CREATE SCHEMA "{name}"')
             await connection.execute(_RECORDS)
             pending = (await _status(connection, names)).pending
             ddl.connection_in_use.set(connection)

@@ -32,6 +32,7 @@ async def open_pool(
             reset=_leave_as_it_is,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=STATEMENT_TIMEOUT_S,
+            max_cached_statement_lifetime=0,  # our statements never change: prepare them once
             server_settings=server_settings(namespace, name),
         )
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:

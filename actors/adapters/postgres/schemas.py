@@ -8,6 +8,8 @@ are unique across both.
 import re
 from typing import NamedTuple
 
+IDLE_TURN_MS = 30_000  # a host that hangs in mid turn loses its locks; above limits.TURN_TIMEOUT_S
+
 _NAMESPACE = re.compile(r"[a-z0-9_]{0,40}")  # leaves room below PostgreSQL's 63 bytes of a name
 
 
@@ -43,4 +45,5 @@ def server_settings(namespace: str, name: str = "syncline") -> dict[str, str]:
         "timezone": "UTC",
         "jit": "off",  # our statements touch few rows: compiling them costs more than running
         "enable_seqscan": "off",  # a plan that was made while a table was small stays good
+        "idle_in_transaction_session_timeout": f"{IDLE_TURN_MS}ms",
     }

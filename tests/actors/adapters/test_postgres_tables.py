@@ -190,6 +190,17 @@ async def test_partitions_follow_the_months(database_url, empty):
         ("sync_events_2026_11", NOVEMBER_MS),
         ("sync_events_2026_12", DECEMBER_MS),
     ]
+    assert len(await make_partitions_alone(database_url, empty, 0)) == 4, "with a row to be moved"
+    homes = await pool.fetch("SELECT tableoid::regclass::text AS home, timestamp FROM sync_events")
+    assert {row["timestamp"]: row["home"].split(".")[-1] for row in homes}[0] == (
+        "sync_events_1970_01"
+    )
+    assert not await pool.fetchval("SELECT count(*) FROM sync_events_default")
+    indexes = await pool.fetch(
+        "SELECT tablename, count(*) AS n FROM pg_indexes WHERE schemaname = current_schema()"
+        " AND tablename IN ('sync_events_1970_01', 'sync_events_default') GROUP BY tablename"
+    )
+    assert [row["n"] for row in indexes] == [3, 3], "indexes come with being attached"
     await pool.close()
 
 
