@@ -10,8 +10,8 @@ from protocol.entry import ChangeKind, NodeType
 from protocol.ids import ROOT
 from protocol.messages import Role
 from protocol.messages.sync import Accepted, Conflicted, Refused
+from tests.contracts.house import Clock
 from tests.contracts.pen import Pen, fresh_id
-from tests.contracts.store_contract import Clock
 
 IDENTITY = bytes(32)
 

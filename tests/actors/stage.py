@@ -12,8 +12,8 @@ from protocol.messages.feed import Nudge
 from protocol.messages.sync import SyncAnswer
 from protocol.messages.upload import UploadAnswer
 from tests.actors.bench import Bench
+from tests.contracts.house import Heard
 from tests.contracts.pen import fresh_id
-from tests.contracts.store_contract import Heard
 
 Answer = SyncAnswer | UploadAnswer | ConflictAnswer | Fault
 
