@@ -428,6 +428,24 @@ async def test_a_suspended_account_is_refused(gateway: Running) -> None:
     assert (await refused(device.refresh())).code == "account_suspended"
 
 
+async def test_an_old_proof_of_a_password_is_renewed_at_the_next_sign_in(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = await gateway.registered()
+
+    async def stored() -> str:
+        row = await gateway.services.pool.fetchrow(
+            "SELECT auth_hash FROM users WHERE user_id = $1", device.keys.account
+        )
+        return str(row["auth_hash"])
+
+    before = await stored()
+    monkeypatch.setattr(PasswordHasher, "check_needs_rehash", lambda *_: True)
+    await device.login()
+    assert await stored() != before
+    await device.login()
+
+
 # --- keyring ---
 
 

@@ -1,5 +1,6 @@
 """What every answer has, and what anybody may send: nothing of it may end in a 500."""
 
+import asyncio
 import json
 import os
 from typing import Any
@@ -8,9 +9,12 @@ import httpx
 import msgspec
 import pytest
 
+import apps.gateway.health
 from actors.ports import Overtaken, Unreachable
 from apps.gateway.app import endpoints, fault_of
 from apps.gateway.endpoint import Who
+from apps.gateway.gate import Check
+from apps.gateway.health import examine
 from apps.gateway.schema import document
 from protocol import limits
 from protocol.faults import MEANINGS, Code, Problem
@@ -248,3 +252,31 @@ async def test_the_schema_names_every_route_and_struct(gateway: Running) -> None
     refs = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert refs <= set(said["components"]["schemas"])
     assert document(endpoints(), "1") == document(endpoints(), "1")
+
+
+async def test_the_last_resort_is_a_problem_too(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("secret-detail")
+
+    monkeypatch.setattr("apps.gateway.app.fault_of", broken)
+    answer = await gateway.client.get("/nothing")
+    assert (answer.status_code, b"secret-detail" in answer.content) == (500, False)
+    assert problem_of(answer).code == "internal"
+
+
+async def test_a_slow_check_is_not_waited_for(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apps.gateway.health, "BUDGET_S", 0.05)
+
+    async def slow() -> None:
+        await asyncio.sleep(60)
+
+    async def fine() -> None:
+        pass
+
+    health = await examine({"a": Check(slow, False), "b": Check(fine, True)})
+    assert (health.ready, health.checks) == (True, {"a": "slow", "b": "ok"})
+    assert not (await examine({"a": Check(slow, True)})).ready

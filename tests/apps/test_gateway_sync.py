@@ -614,3 +614,56 @@ async def test_an_upload_of_more_than_can_be_counted_is_refused(gateway: Running
         refs=(again, ChunkRef(again.address, 6), again),
     )
     assert (await device.raw("POST", "/files/upload", twice)).status_code < 500
+
+
+async def test_a_viewer_reads_and_does_not_write(gateway: Running) -> None:
+    owner, viewer = await gateway.registered(), await gateway.registered()
+    blob = os.urandom(100)
+    change = owner.file(blob)
+    await owner.commit(owner.commit_of(change, inline=(blob,)))
+    await gateway.services.pool.execute(
+        "INSERT INTO members (space_id, user_id, role, created_at) VALUES ($1, $2, 1, $3)",
+        owner.keys.home,
+        viewer.keys.account,
+        0,
+    )
+    page = await viewer.ask("GET", in_space(owner, "/sync/changes"), into=ChangesPage)
+    assert len(page.rows) == 1
+    path = in_space(owner, f"/chunks/{address_of(blob).hex()}")
+    assert (await viewer.raw("GET", path)).content == blob
+    theirs = viewer.commit_of(viewer.file(), space=owner.keys.home, history=owner.keys.history)
+    for work in (
+        viewer.commit(theirs),
+        viewer.ask("PUT", path, blob),
+        viewer.ask("POST", in_space(owner, "/chunks"), [PackItem(blob)]),
+        viewer.ask(
+            "POST", in_space(owner, "/chunks/missing"), AskMissing(addresses=(os.urandom(32),))
+        ),
+        viewer.ask(
+            "POST",
+            "/files/upload",
+            UploadRequest(space=owner.keys.home, upload=os.urandom(16), refs=()),
+        ),
+    ):
+        assert (await refused(work)).code == "forbidden"
+
+
+async def test_a_pack_and_an_answer_end_at_8_mib(gateway: Running) -> None:
+    device = await gateway.registered()
+    data = blobs(3, 3 * limits.MIB)
+    path = in_space(device, "/chunks")
+    said = await refused(device.ask("POST", path, [PackItem(blob) for blob in data]))
+    assert said.code == "too_large"
+    for blob in data:
+        await put(device, blob)
+    addresses = tuple(map(address_of, data))
+    fetch = in_space(device, "/chunks/fetch")
+    asked = FetchChunks(addresses=addresses)
+    fetched = await device.ask("POST", fetch, asked, into=FetchedChunks)
+    assert fetched.blobs == tuple(data[:2])
+    rest = FetchChunks(addresses=addresses[2:])
+    assert (await device.ask("POST", fetch, rest, into=FetchedChunks)).blobs == (data[2],)
+    held = in_space(device, f"/chunks/{addresses[0].hex()}")
+    whole = await device.raw("GET", held)  # in several pieces
+    assert whole.content == data[0]
+    assert int(whole.headers["content-length"]) == len(data[0])
