@@ -14,6 +14,7 @@ from client_agent.core.trees import Local, Remote
 from protocol.entry import ChangeKind, NodeType
 from protocol.limits import COMMIT_BYTES_MAX, COMMIT_CHANGES_MAX, PACK_BYTES_MAX
 from protocol.names import fold
+from protocol.vector import EMPTY
 
 CHANGE_BYTES = 800  # of a place, its seal, vector and ids, generously
 CHUNK_REF_BYTES = 140  # in a manifest and beside it
@@ -187,36 +188,35 @@ class Composer:
     def _spec(
         self, kind: ChangeKind, node: bytes, local: Local | None, remote: Remote | None
     ) -> ChangeSpec:
-        state = self.state
         row = local or remote
         assert row is not None
-        spec = ChangeSpec(
+        base, version, prev, content = EMPTY, None, None, b""
+        if local is None:
+            assert remote is not None
+            base = remote.vector
+        elif kind is not ChangeKind.MOVE:
+            if remote is not None:
+                base = base_of(remote, self.state.forest.synced.get(node))
+            if kind is ChangeKind.RESTORE and remote and remote.content_id == local.content_id:
+                base = remote.vector
+            elif local.type is not NodeType.DIRECTORY:
+                read = self.state.reads[node]
+                version, content = read.version, read.content_id
+                prev = (remote.version or None) if remote else None
+                self._inline_bytes += read.inline_bytes
+                self._bytes += CHUNK_REF_BYTES * (1 + read.size_bytes // CHUNK_BYTES)
+        placed = local is not None and kind is not ChangeKind.MODIFY
+        return ChangeSpec(
             kind=kind,
             node=node,
             type=row.type,
             dot=0,  # given out when the commit is complete
-            hlc=local.hlc if local else state.stamp(),
+            hlc=local.hlc if local else self.state.stamp(),
             place_rev=remote.place_rev if remote else 0,
-        )
-        if local is None:
-            assert remote is not None
-            return replace(spec, base=remote.vector)
-        if kind is not ChangeKind.MODIFY:
-            spec = replace(spec, parent=local.parent, name=local.name)
-        if kind is ChangeKind.MOVE:
-            return spec
-        if remote is not None:
-            spec = replace(spec, base=base_of(remote, state.forest.synced.get(node)))
-        if local.type is NodeType.DIRECTORY:
-            return spec
-        if kind is ChangeKind.RESTORE and remote and remote.content_id == local.content_id:
-            return replace(spec, base=remote.vector)
-        read = state.reads[node]
-        self._inline_bytes += read.inline_bytes
-        self._bytes += CHUNK_REF_BYTES * (1 + read.size_bytes // CHUNK_BYTES)
-        return replace(
-            spec,
-            version=read.version,
-            prev=remote.version if remote and remote.version else None,
-            content_id=read.content_id,
+            base=base,
+            parent=row.parent if placed else None,
+            name=row.name if placed else None,
+            version=version,
+            prev=prev,
+            content_id=content,
         )

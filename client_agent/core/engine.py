@@ -69,7 +69,10 @@ class Engine:
         device_name: str = "device",
     ) -> None:
         """Begin with what was saved. `dice` gives random bytes: node ids, jitter."""
-        self._state = state = State(device, generation, loaded, dice, device_name)
+        self._state = state = State(
+            device, generation, dice, loaded.cursor, loaded.dots, loaded.ops, loaded.hlc,
+            conflicts=dict(loaded.conflicts), names={device: device_name},
+        )  # fmt: skip
         forest = state.forest
         observing.load(state, loaded.local)
         for remote in loaded.remote.values():

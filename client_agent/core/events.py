@@ -494,21 +494,6 @@ class Rescan:
     """Look at everything again: at start, on demand, every hour."""
 
 
-Event = (
-    Hinted
-    | Scanned
-    | Ingested
-    | Committed
-    | CommitFailed
-    | Pulled
-    | PullFailed
-    | Applied
-    | Connected
-    | Disconnected
-    | Renewed
-    | Approved
-    | Named
-    | Woken
-    | Paused
-    | Rescan
-)
+_FromDisk = Hinted | Scanned | Ingested | Applied
+_FromServer = Committed | CommitFailed | Pulled | PullFailed | Connected | Disconnected | Renewed
+Event = _FromDisk | _FromServer | Approved | Named | Paused | Rescan | Woken

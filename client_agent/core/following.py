@@ -96,29 +96,27 @@ def _take_in(state: State, row: RemoteChange) -> None:
 
 def _remote(old: Remote | None, row: RemoteChange) -> Remote:
     """Return a node's row after a change of it."""
-    new = old or Remote(row.node, b"", "", row.type, 0, alive=True)
-    fault = row.fault or ("" if row.name is not None or row.version is not None else new.fault)
-    new = replace(new, place_rev=row.place_rev or new.place_rev, fault=fault)
-    if row.change is ChangeKind.DELETE:
-        return replace(new, alive=False)
-    if row.parent is not None:
-        new = replace(new, parent=row.parent, name=row.name or "", alive=True)
-    if row.version is None:
-        return new
-    joined = vector.join(new.vector, row.vector)
-    if row.outcome in (Outcome.JOINED, Outcome.LOST):
-        return replace(new, vector=joined)
-    return replace(
-        new,
-        type=row.type,
-        version=row.version,
-        content_id=row.content_id,
-        vector=joined if row.outcome is Outcome.WON else row.vector,
-        size_bytes=row.size_bytes,
-        mtime_ns=row.mtime_ns,
-        executable=row.executable,
-        target=row.target,
-        device=row.device,
+    base = old or Remote(row.node, b"", "", row.type, 0, alive=False)
+    placed, contained = row.parent is not None, row.version is not None
+    seen = vector.join(base.vector, row.vector)
+    news = contained and row.outcome in (Outcome.ACCEPTED, Outcome.WON)  # else the head stays
+    head: Remote | RemoteChange = row if news else base
+    return Remote(
+        node=row.node,
+        parent=base.parent if row.parent is None else row.parent,
+        name=(row.name or "") if placed else base.name,
+        type=head.type,
+        place_rev=row.place_rev or base.place_rev,
+        alive=row.change is not ChangeKind.DELETE and (placed or base.alive),
+        version=head.version or b"",
+        content_id=head.content_id,
+        vector=row.vector if news and row.outcome is Outcome.ACCEPTED else seen,
+        size_bytes=head.size_bytes,
+        mtime_ns=head.mtime_ns,
+        executable=head.executable,
+        target=head.target,
+        fault=row.fault or ("" if placed or contained else base.fault),
+        device=head.device,
     )
 
 

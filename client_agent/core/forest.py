@@ -92,16 +92,16 @@ class LocalTree:
             yield child
             stack += self.children(child)
 
-    def inside(self, node: bytes, ancestor: bytes) -> bool:
-        """Say whether a node is `ancestor` or below it."""
-        for _ in range(DEPTH_MAX):
-            if node == ancestor:
-                return True
+    def between(self, node: bytes, ancestor: bytes) -> list[bytes]:
+        """Return a node and what is above it up to `ancestor`; [] if it is not below that."""
+        chain: list[bytes] = []
+        while node != ancestor:
             row = self.rows.get(node)
             if row is None:
-                return False
+                return []
+            chain.append(node)
             node = row.parent
-        return True
+        return chain
 
 
 class RemoteTree:

@@ -158,8 +158,10 @@ def settle(state: State, row: Local) -> None:
 def _found(state: State, node: bytes) -> Local:
     """Take a node off the list of the missing."""
     row, _ = state.missing.pop(node)
-    state.missing_at.pop((row.parent, row.name), None)
-    state.missing_inodes.pop(row.stat.inode, None)
+    if state.missing_at.get((row.parent, row.name)) == node:
+        del state.missing_at[row.parent, row.name]
+    if state.missing_inodes.get(row.stat.inode) == node:
+        del state.missing_inodes[row.stat.inode]
     return row
 
 
@@ -167,11 +169,13 @@ def _under(path: str, tops: set[str]) -> bool:
     """Say whether a path is one of some others, or below one."""
     if not tops:
         return False
+    if "" in tops:
+        return True
     while path:
         if path in tops:
             return True
         path = parent_path(path)
-    return "" in tops
+    return False
 
 
 class _Look:
@@ -219,12 +223,14 @@ class _Look:
         if parent is None:
             self._look_higher(above)
             return
-        problem = check_name(name)
-        if problem is not None:
-            state.unreadable[path] = problem
-            self.unknown.add(path)
-            return
-        node = self._known(parent, name, seen) or self._moved(parent, name, seen)
+        node = self._known(parent, name, seen)
+        if node is None:
+            problem = check_name(name)
+            if problem is not None:
+                state.unreadable[path] = problem
+                self.unknown.add(path)
+                return
+            node = self._moved(parent, name, seen)
         if node is None:
             if path in self.deferred:
                 return

@@ -57,6 +57,8 @@ def replan(state: State, node: bytes) -> None:
         return
     forest = state.forest
     steps = _decide(state, node)
+    if not steps and node not in state.plans and node not in state.reads:
+        return
     if Step.FORGET in steps:
         forest.drop_synced(node)
         steps = ()
@@ -82,11 +84,13 @@ def replan(state: State, node: bytes) -> None:
 
 def _decide(state: State, node: bytes) -> Steps:
     forest = state.forest
+    local, remote = forest.local.rows.get(node), forest.remote.rows.get(node)
+    half = (local is None) == (remote is not None and remote.alive)
     return decide(
-        forest.local.rows.get(node),
-        forest.remote.rows.get(node),
+        local,
+        remote,
         forest.synced.get(node),
-        kept=forest.half(node) and _kept(state, node),
+        kept=half and _kept(state, node),
         yielded=node in state.yielded,
     )
 
@@ -223,7 +227,7 @@ def adopt(state: State, local: Local, theirs: Remote) -> None:
     for gone, (row, until_ms) in list(state.missing.items()):
         if row.parent == local.node:
             state.missing[gone] = (replace(row, parent=theirs.node), until_ms)
-            del state.missing_at[row.parent, row.name]
+            state.missing_at.pop((row.parent, row.name), None)
             state.missing_at[theirs.node, row.name] = gone
 
 

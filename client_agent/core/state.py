@@ -105,86 +105,91 @@ class Agenda:
         return len(self._places)
 
 
+@dataclass(slots=True, eq=False)
 class State:
     """Everything the engine knows. Parts of the engine change it; `Engine` turns it to effects."""
 
-    def __init__(
-        self, device: bytes, generation: int, loaded: Loaded, dice: Dice, device_name: str
-    ) -> None:
-        self.device, self.generation = device, generation
-        self.dice = dice
-        self.names: dict[bytes, str] = {device: device_name}
-        self.now_ms = 0
-        self.out: list[Effect] = []
-        self.happened: list[Happened] = []
-        # saved
-        self.forest = Forest()
-        self.cursor = loaded.cursor
-        self.dots, self.ops, self.hlc = loaded.dots, loaded.ops, loaded.hlc
-        self.conflicts = dict(loaded.conflicts)
-        self.copies: dict[bytes, list[bytes]] = {}  # node of a copy -> its losers
-        self.conflicts_of: dict[bytes, list[bytes]] = {}  # node -> losers
+    device: bytes
+    generation: int
+    dice: Dice
+    # saved
+    cursor: Cursor
+    dots: int = 0
+    ops: int = 0
+    hlc: int = 0
+    forest: Forest = field(default_factory=Forest)
+    conflicts: dict[bytes, Conflict] = field(default_factory=dict)  # by loser
+    sending: Sending | None = None
+    unsaved: set[str] = field(default_factory=set)  # of cursor, dots, ops, hlc, sent, generation
+    unsaved_conflicts: set[bytes] = field(default_factory=set)
+    unsaved_queue: set[bytes] = field(default_factory=set)
+    # this turn
+    now_ms: int = 0
+    out: list[Effect] = field(default_factory=list)
+    happened: list[Happened] = field(default_factory=list)
+    # the plan
+    plans: dict[bytes, Steps] = field(default_factory=dict)
+    waits: dict[bytes, Wait] = field(default_factory=dict)
+    stuck: dict[bytes, str] = field(default_factory=dict)  # until something changes
+    yielded: set[bytes] = field(default_factory=set)
+    to_read: Agenda = field(default_factory=Agenda)
+    to_send: Agenda = field(default_factory=Agenda)
+    to_take: Agenda = field(default_factory=Agenda)
+    copies: dict[bytes, list[bytes]] = field(default_factory=dict)  # node of a copy -> losers
+    conflicts_of: dict[bytes, list[bytes]] = field(default_factory=dict)  # node -> losers
+    copies_due: dict[bytes, None] = field(default_factory=dict)  # losers
+    copy_attempts: dict[bytes, int] = field(default_factory=dict)
+    names: dict[bytes, str] = field(default_factory=dict)  # of devices
+    # the disk
+    scanned: bool = False  # the whole folder, once
+    scanning: tuple[Scope, ...] | None = None
+    scan_all: bool = False
+    rescan_at_ms: int = 0
+    scopes: set[str] = field(default_factory=set)  # paths to look at next
+    unsure: set[str] = field(default_factory=set)  # paths of our own writes during the scan
+    later: set[str] = field(default_factory=set)  # paths to look at when an Apply has ended
+    after_scan: set[bytes] = field(default_factory=set)  # nodes that wait for a look at the disk
+    emptied_is_fine: bool = False  # the user said so
+    missing: dict[bytes, tuple[Local, int]] = field(default_factory=dict)  # vanished; until when
+    missing_at: dict[tuple[bytes, str], bytes] = field(default_factory=dict)
+    missing_inodes: dict[int, bytes] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    ignored: int = 0
+    reading: dict[bytes, Stat] = field(default_factory=dict)
+    ingests: int = 0
+    reads: dict[bytes, Read] = field(default_factory=dict)
+    reads_bytes: int = 0
+    taking: dict[bytes, Taking] = field(default_factory=dict)
+    applies: int = 0
+    # the server
+    connected: bool = False
+    caught_up: bool = False  # once since we connected
+    head_seq: int | None = None  # as far as we heard in this connection
+    pulling: bool = False
+    pull_wanted: bool = False
+    pull_not_before_ms: int = 0
+    pull_attempts: int = 0
+    after_pull: set[bytes] = field(default_factory=set)
+    after_connect: set[bytes] = field(default_factory=set)
+    sends_not_before_ms: int = 0
+    sends_attempts: int = 0
+    commit_changes_max: int = 1000
+    renewing: bool = False
+    # stops
+    paused: bool = False
+    holds: dict[str, str] = field(default_factory=dict)
+    breaker: Breaker = field(default_factory=Breaker)
+    destructive: set[bytes] = field(default_factory=set)  # plans that delete or overwrite
+    approved: set[bytes] = field(default_factory=set)  # those that the user let go on
+    downloads_not_before_ms: int = 0
+    synced_at_ms: int = 0
+    # time
+    alarms: list[tuple[int, str, bytes]] = field(default_factory=list)
+    wake_at_ms: int | None = None
+
+    def __post_init__(self) -> None:
         for conflict in self.conflicts.values():
             self.index(conflict)
-        self.copies_due: dict[bytes, None] = {}  # losers
-        self.copy_attempts: dict[bytes, int] = {}
-        self.sending: Sending | None = None
-        self.unsaved_conflicts: set[bytes] = set()
-        self.unsaved_queue: set[bytes] = set()
-        self.unsaved: set[str] = set()  # of cursor, dots, ops, hlc, sent, generation
-        # the plan
-        self.plans: dict[bytes, Steps] = {}
-        self.waits: dict[bytes, Wait] = {}
-        self.stuck: dict[bytes, str] = {}  # nodes that cannot go on until something changes
-        self.yielded: set[bytes] = set()
-        self.to_read, self.to_send, self.to_take = Agenda(), Agenda(), Agenda()
-        self.breaker = Breaker()
-        # the disk
-        self.scanned = False  # the whole folder, once
-        self.scanning: tuple[Scope, ...] | None = None
-        self.scan_all = False
-        self.rescan_at_ms = 0
-        self.scopes: set[str] = set()  # paths to look at next
-        self.unsure: set[str] = set()  # paths of our own writes during the scan under way
-        self.later: set[str] = set()  # paths to look at when an Apply has ended
-        self.after_scan: set[bytes] = set()  # nodes whose plan waits for a look at the disk
-        self.emptied_is_fine = False  # the user said so
-        self.missing: dict[bytes, tuple[Local, int]] = {}  # vanished; time to turn up elsewhere
-        self.missing_at: dict[tuple[bytes, str], bytes] = {}
-        self.missing_inodes: dict[int, bytes] = {}
-        self.unreadable: dict[str, str] = {}
-        self.ignored = 0
-        self.reading: dict[bytes, Stat] = {}
-        self.ingests = 0
-        self.reads: dict[bytes, Read] = {}
-        self.reads_bytes = 0
-        self.taking: dict[bytes, Taking] = {}
-        self.applies = 0
-        # the server
-        self.connected = False
-        self.head_seq: int | None = None  # as far as we heard in this connection
-        self.pulling = False
-        self.pull_wanted = False
-        self.pull_not_before_ms = 0
-        self.pull_attempts = 0
-        self.after_pull: set[bytes] = set()
-        self.after_connect: set[bytes] = set()
-        self.caught_up = False  # once since we connected
-        self.commit_changes_max = 1000
-        self.renewing = False
-        # stops
-        self.paused = False
-        self.holds: dict[str, str] = {}
-        self.destructive: set[bytes] = set()  # nodes whose plan deletes or overwrites something
-        self.approved: set[bytes] = set()  # those that the user let go on
-        self.downloads_not_before_ms = 0
-        self.downloads_attempts = 0
-        self.sends_not_before_ms = 0
-        self.sends_attempts = 0
-        self.synced_at_ms = 0
-        # time
-        self.alarms: list[tuple[int, str, bytes]] = []
-        self.wake_at_ms: int | None = None
 
     # ------------------------------------------------------------ time, dice, numbers
 

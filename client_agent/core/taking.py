@@ -158,8 +158,11 @@ class _Batch:
         if not here and not self.add(parent):
             self.forest.block(node, parent)
             return None
-        if self.forest.local.inside(parent, node):
-            self.forest.block(node, parent)
+        between = self.forest.local.between(parent, node)
+        if between:
+            self._ring = True
+            for mover in between:  # one of them has to leave first
+                self.forest.block(node, mover)
             return None
         above = self._made.get(parent)
         if above is None:

@@ -51,10 +51,10 @@ class Entry:
 class Disk:
     """Paths to entries; parents always exist. Every change gives a hint, as a watcher would."""
 
-    def __init__(self, hint=lambda path: None):
+    def __init__(self, hint=lambda path: None, number=0):
         self.entries: dict[str, Entry] = {}
         self.hint = hint
-        self.clock = 1_000_000_000
+        self.clock = 1_000_000_000 + number  # no two disks have equal times by chance
         self.inodes = 0
         self.root_fault = ""
         self.unreadable: dict[str, str] = {}
@@ -416,7 +416,7 @@ class Device:
     def __init__(self, world: "World", number: int):
         self.world, self.number = world, number
         self.id = bytes([number + 1]) * 16
-        self.disk = Disk(self._hint)
+        self.disk = Disk(self._hint, number)
         self.saved = Saved(Loaded(Cursor(HISTORY, 0, b"")))
         self.online = True
         self.life = 0  # counts restarts: answers to an earlier life are lost
