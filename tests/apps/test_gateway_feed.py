@@ -298,3 +298,20 @@ async def test_a_slow_reader_is_closed_and_the_others_are_not_held_up() -> None:
     assert slow.frames.qsize() == FRAMES_MAX
     assert not quick.overflown.is_set()
     slow.end()  # says goodbye by being closed
+
+
+async def test_a_device_that_stops_reading_is_let_go(gateway: Running, web: Any) -> None:
+    device = await gateway.registered()
+    home = device.keys.home
+    async with web.ws_connect("/ws/sync", headers=bearer(device)) as socket:
+        await Line(socket).welcome()
+        large = encode(NeedChunk(space=home, addresses=(bytes(32),) * 1800))
+        hub, sent = gateway.hub, 0
+        async with asyncio.timeout(30):
+            while hub._outlets.get(home):  # fill our side's buffers, the kernel's, the server's
+                for _ in range(20):
+                    await gateway.services.feed.publish(home, large)
+                sent += 20
+                await asyncio.sleep(0.02)
+        assert sent * len(large) < 100_000_000
+        assert not hub._stops
