@@ -2,8 +2,8 @@
 
 Piccolo's migrations are run here rather than by its command line, since that one records a
 migration in a transaction of its own: a crash in between would run it twice. Here all pending ones
-and their records are one transaction, under an advisory lock on its connection. Piccolo is
-imported only when something is pending.
+and their records are one transaction, under an advisory lock on its connection; and Piccolo need
+not be imported into a server.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import re
 import zlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS migration (
     ran_on timestamp NOT NULL DEFAULT current_timestamp
 )
 """
-_RECORD = "INSERT INTO migration (name, app_name) VALUES ($1, $2)"
+_RECORD = "INSERT INTO migration (name, app_name) VALUES ($1, 'syncline')"
 
 
 class Status(NamedTuple):
@@ -116,7 +116,7 @@ def _ids() -> list[str]:
     return sorted("{}-{}-{}T{}:{}:{}:{}".format(*match.groups()) for match in found if match)
 
 
-def _module(id_: str):  # type: ignore[no-untyped-def]
+def _module(id_: str) -> Any:
     name = "syncline_" + re.sub(r"[-:]", "_", id_).replace("T", "t")
     return importlib.import_module(f"actors.adapters.postgres.migrations.{name}")
 
@@ -141,8 +141,6 @@ def _lock_key(name: str) -> int:
 
 
 async def _run(dsn: str, namespace: str) -> list[str]:
-    from actors.adapters.postgres import ddl
-
     names = schemas(namespace)
     connection = await _connect(dsn, namespace)
     try:
@@ -153,12 +151,9 @@ async def _run(dsn: str, namespace: str) -> list[str]:
                     await connection.execute(f'CREATE SCHEMA "{name}"')
             await connection.execute(_RECORDS)
             pending = (await _status(connection, names)).pending
-            ddl.connection_in_use.set(connection)
             for id_ in pending:
-                manager = await _module(id_).forwards()
-                for run in manager.raw:
-                    await run()
-                await connection.execute(_RECORD, id_, ddl.APP_NAME)
+                await connection.execute(names.put_into(_module(id_).SCRIPT))
+                await connection.execute(_RECORD, id_)
     finally:
         await connection.close()
     return list(pending)

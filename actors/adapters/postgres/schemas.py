@@ -24,6 +24,12 @@ class Schemas(NamedTuple):
         """The value of `search_path`. New unqualified tables would land in `metadata`."""
         return f'"{self.metadata}", "{self.accounts}"'
 
+    def put_into(self, script: str) -> str:
+        """Return SQL with the names for `{accounts}` and `{metadata}`."""
+        return script.replace("{accounts}", f'"{self.accounts}"').replace(
+            "{metadata}", f'"{self.metadata}"'
+        )
+
 
 def schemas(namespace: str) -> Schemas:
     """Return the names: `accounts`, `metadata`, or with a namespace `<namespace>_accounts` …

@@ -5,9 +5,11 @@ of another type in the migration than in `tables.py`.
 """
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -103,14 +105,15 @@ async def test_two_namespaces_live_side_by_side(database_url, empty):
 async def test_killed_in_the_middle_leaves_nothing_and_the_next_run_succeeds(database_url, empty):
     code = f"""
 import asyncio
-from actors.adapters.postgres import ddl, migrate
-real = ddl.migration
-def slow(id_, description, script):
-    if description == "metadata":
-        script += "; SELECT pg_sleep(100)"
+from actors.adapters.postgres import migrate
+real = migrate._module
+def slow(id_):
+    module = real(id_)
+    if module.DESCRIPTION == "metadata":
+        module.SCRIPT += "; SELECT pg_sleep(100)"
         print("sleeping", flush=True)
-    return real(id_, description, script)
-ddl.migration = slow
+    return module
+migrate._module = slow
 asyncio.run(migrate.migrate({database_url!r}, {empty!r}, {NOVEMBER_MS}))
 """
     child = await asyncio.create_subprocess_exec(
@@ -156,6 +159,32 @@ async def test_piccolo_sees_the_columns_that_there_are(database_url, empty, monk
         }
         assert there.pop(table._meta.tablename) == seen, table._meta.tablename
     assert not there, "tables that Piccolo does not know"
+
+
+async def test_piccolos_own_command_line_runs_them_too(database_url, empty):
+    """In a database of its own: Piccolo takes any schema's `migration` table for this one's."""
+    url = urlsplit(database_url)._replace(path=f"/{empty}").geturl()
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(f'CREATE DATABASE "{empty}" TEMPLATE template0')
+    inside = await asyncpg.connect(url)
+    for schema in schemas(empty):
+        await inside.execute(f'CREATE SCHEMA "{schema}"')
+    await inside.close()
+    conf = "actors.adapters.postgres.piccolo_conf"
+    said = {"PICCOLO_CONF": conf, "SYNCLINE_DATABASE_URL": url, "SYNCLINE_NAMESPACE": empty}
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "piccolo.main", "migrations", "forwards", "syncline"),
+        env={**os.environ, **said},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await child.communicate()
+    assert child.returncode == 0, output.decode()
+    assert not (await status(url, empty)).pending, output.decode()
+    assert await migrate(url, empty, NOVEMBER_MS) == []
+    await connection.execute(f'DROP DATABASE "{empty}" WITH (FORCE)')
+    await connection.close()
 
 
 def plain(column_type: str) -> str:
@@ -288,7 +317,8 @@ def test_the_hot_path_does_not_import_piccolo():
 
     code = (
         "import sys, actors.adapters.postgres.store, actors.adapters.postgres.pool,"
-        " actors.adapters.postgres.migrate; sys.exit('piccolo' in sys.modules)"
+        " actors.adapters.postgres.migrate as migrate;"
+        " [migrate._module(id_) for id_ in migrate._ids()]; sys.exit('piccolo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert migrations._ids() == sorted(migrations._ids())

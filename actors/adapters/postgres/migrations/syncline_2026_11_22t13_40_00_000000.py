@@ -1,8 +1,9 @@
 """Schema `accounts`: users, devices, sessions, audit log."""
 
-from piccolo.apps.migrations.auto.migration_manager import MigrationManager
+from typing import TYPE_CHECKING
 
-from actors.adapters.postgres.ddl import migration
+if TYPE_CHECKING:
+    from piccolo.apps.migrations.auto.migration_manager import MigrationManager
 
 ID = "2026-11-22T13:40:00:000000"
 VERSION = "1.38.0"
@@ -115,5 +116,7 @@ CREATE POLICY own ON {accounts}.audit_log USING (user_id = {accounts}.account())
 """
 
 
-async def forwards() -> MigrationManager:
+async def forwards() -> "MigrationManager":
+    from actors.adapters.postgres.ddl import migration
+
     return migration(ID, DESCRIPTION, SCRIPT)

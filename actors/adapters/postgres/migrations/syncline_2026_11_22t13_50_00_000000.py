@@ -1,8 +1,9 @@
 """Schema `metadata`: spaces, nodes, versions, the journal, chunks, uploads, conflicts, mailboxes."""
 
-from piccolo.apps.migrations.auto.migration_manager import MigrationManager
+from typing import TYPE_CHECKING
 
-from actors.adapters.postgres.ddl import migration
+if TYPE_CHECKING:
+    from piccolo.apps.migrations.auto.migration_manager import MigrationManager
 
 ID = "2026-11-22T13:50:00:000000"
 VERSION = "1.38.0"
@@ -279,5 +280,7 @@ WALL = "".join(
 SCRIPT = SPACES + NODES + JOURNAL + CHUNKS + CONFLICTS + MAILBOXES + WALL
 
 
-async def forwards() -> MigrationManager:
+async def forwards() -> "MigrationManager":
+    from actors.adapters.postgres.ddl import migration
+
     return migration(ID, DESCRIPTION, SCRIPT)
