@@ -29,7 +29,11 @@ def configure(level: str, form: str) -> None:
     ]
     render: Any = structlog.processors.JSONRenderer()
     if form == "text":
-        render = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # plain: the pretty traceback shows local variables, and those hold secrets
+        plain = structlog.dev.plain_traceback
+        render = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=plain
+        )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[

@@ -146,7 +146,7 @@ class Accounts:
         """
         sql = (
             "UPDATE users SET keyring_rev = $2, keyring = $3 WHERE user_id = $1"
-            " AND (keyring_rev = $2 - 1 OR (keyring_rev = $2 AND keyring = $3)) RETURNING 1"
+            " AND (keyring_rev = $2::bigint - 1 OR (keyring_rev = $2 AND keyring = $3)) RETURNING 1"
         )
         async with borrowed(self._pool) as connection:
             done = await connection.fetchval(sql, account, keyring.rev, keyring.sealed)
