@@ -1,9 +1,11 @@
 """A laboratory: real servers and devices as processes, for demo, benchmarks and tests.
 
 Everything goes through the two commands that users have, `syncline` and `syncline-server`;
-nothing is taken from inside. A `Lab` owns a folder and stops all that it started.
+only the names of the queues to sweep up are taken from inside. A `Lab` owns a folder and stops
+all that it started.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -18,6 +20,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
+
+import aio_pika
+
+from actors.roster import ROSTER
 
 PASSWORD = "correct horse battery staple"
 START_S = 60.0
@@ -144,9 +150,12 @@ class Scaled:
     """Two gateways, two workers with half the partitions each, and a relay, on given services."""
 
     def __init__(
-        self, folder: Path, database_url: str, amqp_url: str, redis_url: str, partitions: int = 64
+        self, folder: Path, database_url: str, amqp_url: str, redis_url: str, partitions: int = 8
     ) -> None:
-        """Migrate, start everything and wait until both gateways serve."""
+        """Migrate, start everything and wait until both gateways serve.
+
+        Few partitions: a broker on its default limit of 1024 open files holds about 500 queues.
+        """
         self.folder = folder
         half = partitions // 2
         self.environment = {
@@ -201,8 +210,21 @@ class Scaled:
     def stop(self) -> None:
         """Stop all of it."""
         with contextlib.ExitStack() as all_of_them:
+            all_of_them.callback(asyncio.run, self._forget_queues())
             for process in (*self.gateways, *self.workers, self.relay):
                 all_of_them.callback(process.stop)
+
+    async def _forget_queues(self) -> None:
+        """Delete what this installation declared; queues outlive their processes by design."""
+        namespace = self.environment["SYNCLINE_NAMESPACE"]
+        tails = [*map(str, range(int(self.environment["SYNCLINE_PARTITIONS"]))), "dead"]
+        connection = await aio_pika.connect(self.environment["SYNCLINE_AMQP_URL"])
+        async with connection, connection.channel() as channel:
+            for actor in ROSTER:
+                for tail_ in tails:
+                    await channel.queue_delete(f"{namespace}.{actor.kind}.{tail_}")
+                await channel.exchange_delete(f"{namespace}.{actor.kind}")
+            await channel.exchange_delete(f"{namespace}.dead")
 
 
 Server = Standalone | Scaled

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.lab import Lab, snapshot
+from ops.lab import Lab
 from tests.e2e.trees import big_file, oddities, standard_library
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -44,9 +44,9 @@ def test_a_real_tree_goes_both_ways_and_to_a_late_joiner(lab: Lab) -> None:
     with (second.root / "big.bin").open("r+b") as stream:
         stream.seek(50_000_000)
         stream.write(b"one edit in the middle of a large file")
-    expected = {path for path in snapshot(first.root) if path.startswith("json moved/")}
     middle = lab.settle(240)
-    assert expected <= set(middle)
+    assert any(path.startswith("json moved/") for path in middle)
+    assert "python/json" not in middle
     assert middle["odd/tool.sh"][1] is False
     assert {f"new {seed}/{n}.txt" for seed in (0, 1) for n in range(20)} <= set(middle)
     assert not [path for path in middle if "(conflict" in path]
