@@ -9,12 +9,12 @@ from client_agent.adapters.control import Declined, Document
 from client_agent.adapters.devices import iso, listing
 from client_agent.adapters.server import Offline, ServerFault
 from client_agent.agent import Agent
+from client_agent.cli.output import PASSING
 from client_agent.core.events import Approved, Happened, Rescan
 from client_agent.core.status import Status
 from protocol.faults import MEANINGS
 
 OFFLINE_S = 15.0  # `sync` gives the server this long to answer
-PASSING = frozenset({"busy", "changed", "vanished", "offline"})  # worth waiting for
 
 
 class Service:

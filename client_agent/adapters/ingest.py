@@ -28,7 +28,7 @@ from client_agent.core import chunker
 from client_agent.core.events import Ingest, Ingested, IngestItem, Read, Unread
 from client_agent.core.trees import Stat
 from client_agent.crypto.chunks import ChunkEntry, SealedChunk, seal_chunk
-from client_agent.crypto.manifest import content_id, paginate
+from client_agent.crypto.manifest import SealedPage, content_id, paginate
 from client_agent.crypto.space_keys import SpaceKeys
 from protocol.codec import sha256
 from protocol.entry import ChunkRef, NodeType
@@ -166,7 +166,7 @@ class Ingester:
         """Keep a draft for its commit; what memory has no room for is uploaded now."""
         if draft.blobs and not self._drafts.has_room(draft.inline_bytes):
             try:
-                await self._send(draft.blobs, None)
+                await self._send(draft.blobs, await self._run(_refs, draft.blobs), None)
             except (Offline, ServerFault) as error:
                 return _not_sent(item, error)
             draft.blobs = ()
@@ -221,7 +221,10 @@ class Ingester:
         if sum(entry.length for entry in entries) != reading.stat.size_bytes:
             raise NotNow("changed", "it has another size than its stat says", reading.stat)
         pages = await self._run(self._finish, draft)
-        await self._send(pages, session)
+        await self._send(
+            [PackItem(page.blob, page.refs) for page in pages],
+            [page.entry.ref for page in pages], session,
+        )
         self._drafts.put(draft)
         return Read(
             item.node, reading.stat, draft.content_id, draft.version, draft.size_bytes, 0,
@@ -232,7 +235,7 @@ class Ingester:
         with Folders(self._root) as folders:
             return open_ready(folders, item, self._keys)
 
-    def _finish(self, draft: Draft) -> list[PackItem]:
+    def _finish(self, draft: Draft) -> list[SealedPage]:
         """Make content id and pages of a whole chunk list; in a thread."""
         pages = paginate(self._keys, draft.chunks)
         draft.pages = tuple(page.entry for page in pages)
@@ -240,20 +243,20 @@ class Ingester:
             self._keys, draft.type, draft.executable, None, draft.chunker,
             (entry.pid for entry in draft.chunks),
         )
-        return [PackItem(page.blob, page.refs) for page in pages]
+        return pages
 
     async def _part(self, plaintexts: list[bytes], session: bytes | None) -> list[ChunkEntry]:
         chunks = await self._run(self._seal, plaintexts)
-        items = [PackItem(c.blob) for c in chunks if isinstance(c, SealedChunk)]
-        if items:
-            await self._send(items, session)
+        fresh = [c for c in chunks if isinstance(c, SealedChunk)]
+        await self._send([PackItem(c.blob) for c in fresh], [c.entry.ref for c in fresh], session)
         return [c.entry if isinstance(c, SealedChunk) else c for c in chunks]
 
-    async def _send(self, items: Sequence[PackItem], session: bytes | None) -> None:
+    async def _send(
+        self, items: Sequence[PackItem], refs: Sequence[ChunkRef], session: bytes | None
+    ) -> None:
         """Bring chunks or pages to the server that it lacks; a repeat sends only what is left."""
         if not items:
             return
-        refs = await self._run(_refs, items)
         space, addresses = self._keys.space, [ref.address for ref in refs]
         if session is None:
             lacking = frozenset(await self._server.missing(space, addresses))

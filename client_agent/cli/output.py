@@ -30,6 +30,10 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
+PASSING = frozenset({"busy", "changed", "vanished", "offline"})
+"""Faults of files that pass by themselves: worth waiting for, no reason to call a person."""
+
+
 @dataclass(slots=True)
 class Answer:
     """What a command has to say."""

@@ -14,7 +14,7 @@ import click
 from client_agent.cli import control
 from client_agent.cli.commands import command
 from client_agent.cli.look import absolute
-from client_agent.cli.output import Answer, CliError, Exit, note
+from client_agent.cli.output import PASSING, Answer, CliError, Exit, note
 from client_agent.settings import Settings, load
 
 START_S = 60.0
@@ -191,10 +191,11 @@ def wait_command(paths: tuple[str, ...], timeout: float | None) -> Answer:
 
 
 def _agreed(data: dict[str, Any]) -> Answer:
-    warnings = [f"{path}: {fault}" for path, fault in data["faults"].items()]
+    lasting = {path: why for path, why in data["faults"].items() if why not in PASSING}
+    warnings = [f"{path}: {fault}" for path, fault in lasting.items()]
     if data["counts"]["conflicts"]:
         warnings.append(f"{data['counts']['conflicts']} conflicts; see: syncline conflicts")
-    exit = Exit.ATTENTION if data["counts"]["errors"] else Exit.DONE
+    exit = Exit.ATTENTION if lasting else Exit.DONE
     return Answer(data, "In sync.", warnings, exit)
 
 
