@@ -29,7 +29,9 @@ from client_agent.core import (
 )
 from client_agent.core.events import (
     Applied,
+    Apply,
     Approved,
+    Commit,
     CommitFailed,
     Committed,
     Connected,
@@ -37,6 +39,7 @@ from client_agent.core.events import (
     Effect,
     Event,
     Hinted,
+    Ingest,
     Ingested,
     Named,
     Paused,
@@ -55,6 +58,7 @@ from client_agent.core.trees import Conflict
 from protocol.ids import Dice
 
 RESCAN_MS = 3_600_000  # ± 25 %
+STALL_MS = 30_000  # doubled with each stall in a row, up to 32 times
 
 
 class Engine:
@@ -232,6 +236,8 @@ class Engine:
                     self._rescan()
                 case "renew" if state.renewing:
                     state.out.append(Renew())
+                case "stall":
+                    self._stalled()
                 case _:
                     pass  # "missing" and "go": the turn itself looks; or it is out of date
         observing.expire_missing(state)
@@ -250,6 +256,27 @@ class Engine:
             planning.run(state)  # what was found to be in the way while composing
         if status.in_sync(state):
             state.synced_at_ms = state.now_ms
+        if not state.plans:
+            state.stalls = 0
+        elif not state.stall_alarm and status.idle(state):
+            state.stall_alarm = True
+            state.alarm(state.now_ms + (STALL_MS << min(state.stalls, 5)), "stall")
+
+    def _stalled(self) -> None:
+        """A plan, and nothing under way for a while: look at all of it anew.
+
+        Mostly it waits for something outside. Should it not, this heals a wake-up that we missed.
+        """
+        state = self._state
+        state.stall_alarm = False
+        if not state.plans or not status.idle(state):
+            return
+        state.stalls += 1
+        for node in state.plans:
+            state.forest.touch(node)
+        planning.run(state)
+        self._advance()
+        state.missed += any(isinstance(x, Commit | Apply | Ingest) for x in state.out)
 
     def _speak(self) -> list[Effect]:
         """Return the effects of this turn: what changed is saved before anything is spoken."""

@@ -183,6 +183,9 @@ class State:
     approved: set[bytes] = field(default_factory=set)  # those that the user let go on
     downloads_not_before_ms: int = 0
     synced_at_ms: int = 0
+    stalls: int = 0  # in a row: the plan was not empty, and nothing was under way
+    stall_alarm: bool = False
+    missed: int = 0  # stalls that a second look ended: each is a bug of ours, healed
     # time
     alarms: list[tuple[int, str, bytes]] = field(default_factory=list)
     wake_at_ms: int | None = None

@@ -58,6 +58,7 @@ class Disk:
         self.inodes = 0
         self.root_fault = ""
         self.unreadable: dict[str, str] = {}
+        self.held: set[bytes] = set()  # ids of all contents that were ever here
 
     def tick(self) -> int:
         self.clock += 1_000_000
@@ -66,6 +67,7 @@ class Disk:
     def _new(self, kind, data=b"", executable=False, mtime=None) -> Entry:
         self.inodes += 1
         now = self.tick()
+        self.held.add(content_id(kind, data, executable))
         return Entry(kind, self.inodes, data, now if mtime is None else mtime, now, executable)
 
     def mkdir(self, path: str) -> None:
@@ -84,6 +86,7 @@ class Disk:
         if old is not None and old.type is FILE:
             old.data, old.mtime, old.executable = data, self.tick(), executable
             old.ctime = old.mtime
+            self.held.add(content_id(FILE, data, executable))
         else:
             assert old is None
             self.entries[path] = self._new(FILE, data, executable)
@@ -561,12 +564,22 @@ class Device:
             return
         before = world.server.head
         changes = self.saved.outbox[commit.op]
+        self._overwrites_only_what_was_here(changes)
         answer = world.server.commit(self.id, commit.op, changes, world.now_ms)
         world.push(before)
         if world.chance(world.loss):
             self._reply(e.CommitFailed(commit.op, "offline", retry=True))
         else:
             self._reply(answer)
+
+    def _overwrites_only_what_was_here(self, changes) -> None:
+        """No silent overwriting: whoever claims to have seen a content had it on its disk."""
+        server = self.world.server
+        for spec, content in changes:
+            node = server.nodes.get(spec.node)
+            if content is not None and node is not None and node.version:
+                if vector.covers(spec.base, node.vector):
+                    assert server.contents[node.version].id in self.disk.held, "a lost update"
 
     def _pull(self, pull: e.Pull) -> None:
         if not self.online or self.world.chance(self.world.loss):
@@ -762,6 +775,7 @@ class World:
         assert self.server._name_twice() is None
         for device in self.devices:
             assert device.disk.listing() == live, self.report()
+            assert device.engine._state.missed == 0, "a wake-up was missed"
         self.effects.clear()
         head = self.server.head
         for device in self.devices:

@@ -102,7 +102,7 @@ def run(seed: int, *, devices=2, actions=40, loss=0.0, crash=0.0, delay=20, offl
     world.settle()
     assert last <= world.server.bytes_kept(), "I2: a content is gone"
     world.check()
-    conflicts = {c.loser for device in world.devices for c in device.saved.loaded.conflicts.values()}
+    conflicts = {loser for device in world.devices for loser in device.saved.loaded.conflicts}
     assert len(conflicts) <= users.edits, "a storm of conflicts"
     return world
 
