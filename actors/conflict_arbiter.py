@@ -10,6 +10,7 @@ that people see, and notices their devices.
 
 from dataclasses import replace
 from enum import StrEnum
+from typing import ClassVar
 
 from actors.actor import Actor, Transitions
 from actors.core.conflict import conflict_id
@@ -44,7 +45,7 @@ class ConflictArbiter(Actor):
     kind = "conflict-arbiter"
     accepts = ConflictRequest
     answers = ConflictAnswer
-    transitions: Transitions = {
+    transitions: ClassVar[Transitions] = {
         Status.UNKNOWN: {
             ConflictFound: {Status.OPEN},
             CopyMade: {Status.UNKNOWN},

@@ -7,6 +7,7 @@ The reservation counts against the owner's quota while the session is open (core
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import StrEnum
+from typing import ClassVar
 
 from actors.actor import Actor, Transitions
 from actors.ports import Turn
@@ -54,7 +55,7 @@ class UploadSession(Actor):
     kind = "upload-session"
     accepts = UploadCommand
     answers = UploadAnswer
-    transitions: Transitions = {
+    transitions: ClassVar[Transitions] = {
         Status.NEW: {**_stays(Status.NEW), BeginUpload: {Status.OPEN, Status.NEW}},
         Status.OPEN: {
             BeginUpload: {Status.OPEN},  # resumed, or the next part of a very large content

@@ -7,6 +7,7 @@ no state of its own: heads, nodes and answers are the store's.
 """
 
 from enum import StrEnum
+from typing import ClassVar
 
 from actors.actor import Actor, Transitions
 from actors.core.admission import Decision, admit, read, wanted
@@ -32,7 +33,7 @@ class UserSync(Actor):
     kind = "user-sync"
     accepts = SyncRequest
     answers = SyncAnswer
-    transitions: Transitions = {Status.READY: {CommitChanges: {Status.READY}}}
+    transitions: ClassVar[Transitions] = {Status.READY: {CommitChanges: {Status.READY}}}
 
     async def load(self, message: CommitChanges, turn: Turn) -> None:
         """Nothing to load; see `on_commit` for what is looked up."""

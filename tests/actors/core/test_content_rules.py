@@ -247,10 +247,10 @@ def test_a_device_that_repeats_a_number_is_told(bench):
     ):
         refused = bench.no(pen, change)
         assert (refused.code, refused.facts) == (Code.DOT_REUSED, {"seen": 7})
-    ahead = ((pen.device, 9), (other.device, 1))
-    ahead = tuple(sorted(ahead))
-    refused = bench.no(pen, modify(pen, node, content("8"), base=ahead, dot=8))
-    assert (refused.code, refused.facts) == (Code.DOT_REUSED, {"seen": 9})
+    for seen in (8, 9):
+        ahead = tuple(sorted(((pen.device, seen), (other.device, 1))))
+        refused = bench.no(pen, modify(pen, node, content("8"), base=ahead, dot=8))
+        assert (refused.code, refused.facts) == (Code.DOT_REUSED, {"seen": seen})
 
 
 def test_a_version_id_is_given_once(bench):
