@@ -30,6 +30,7 @@ from protocol.messages.device import (
 )
 
 ENTRY_FORMAT = 1
+NUMBER_MAX = (1 << 31) - 1  # of entries and key epochs; the database has 32 bits for them
 NO_ENTRY = bytes(32)
 ABSOLUTE_TTLS = 4  # a session ends after so many times REFRESH_TTL, however often it is refreshed
 BODY_BYTES_MAX = 512 * limits.KIB
@@ -68,6 +69,8 @@ async def register(visit: Visit, asked: Register) -> Session:
         raise refuse(Code.REGISTRATION_CLOSED)
     await slow_down(visit, "register")
     check_kdf(asked.kdf)
+    if not asked.email.isprintable() or asked.wraps.mk_epoch > NUMBER_MAX:
+        raise refuse(Code.BAD_REQUEST, "email or mk_epoch: out of bounds")
     keys = asked.wraps.identity_sign
     entry = checked_entry(asked.entry, asked.account, asked.device.device, keys)
     if (entry.n, entry.prev) != (1, NO_ENTRY):
@@ -205,6 +208,8 @@ def checked_entry(
         raise refuse(Code.BAD_REQUEST, f"entry: {error}") from None
     if entry.format != ENTRY_FORMAT or entry.action is not DeviceAction.ADD:
         raise refuse(Code.BAD_REQUEST, "entry: must add a device, in format 1")
+    if entry.n > NUMBER_MAX:
+        raise refuse(Code.BAD_REQUEST, "entry: n is out of bounds")
     if (entry.account, entry.device) != (account, device):
         raise refuse(Code.BAD_REQUEST, "entry: is about another account or device")
     if not verified(identity, signed.signature, entry_to_sign(signed.entry)):

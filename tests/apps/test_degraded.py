@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import httpx
 import msgspec
 import pytest
@@ -163,3 +164,20 @@ async def test_tls_is_1_3_or_nothing(tmp_path: Path) -> None:
                 await client.get(f"{url}/livez")
     finally:
         assert server.stop() == 0
+
+
+async def test_a_database_that_restarts_is_found_again(gateway: Running) -> None:
+    device = await gateway.registered()
+    for _ in range(3):
+        await device.ask("GET", "/spaces", into=SpaceList)
+    keeper = await asyncpg.connect(gateway.services.settings.database_url)
+    await keeper.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await keeper.close()
+    codes = [(await device.raw("GET", "/spaces")).status_code for _ in range(30)]
+    assert set(codes) <= {200, 503}
+    assert codes[-10:] == [200] * 10
+    done = await device.commit(device.commit_of(device.file()))
+    assert isinstance(done.results[0], Accepted)

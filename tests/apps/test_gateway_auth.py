@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import os
 from typing import Any
 
@@ -15,7 +16,15 @@ import apps.gateway.passwords
 from apps.gateway.gate import STANDING_MS
 from apps.gateway.passwords import AT_ONCE_MAX
 from protocol.journal import genesis
-from protocol.messages.device import DeviceList, Kdf, Keyring, Prelogin, Session, SpaceList
+from protocol.messages.device import (
+    CertifyDevice,
+    DeviceList,
+    Kdf,
+    Keyring,
+    Prelogin,
+    Session,
+    SpaceList,
+)
 from tests.apps.conftest import Running
 from tests.apps.fake_device import FakeDevice, Said
 
@@ -100,6 +109,16 @@ async def test_a_registration_must_be_signed_and_whole(gateway: Running) -> None
     weak = Kdf(salt_seed=os.urandom(16), memory_kib=1024)
     assert (await refused(device.register(kdf=weak))).code == "bad_request"
     assert (await refused(device.register(username="Not Good"))).code == "bad_request"
+    for email in ("a\x00b@example.org", "a\x1b@example.org", "nobody"):
+        assert (await refused(device.register(email=email))).code == "bad_request"
+    far = msgspec.structs.replace(device.keys.wraps, mk_epoch=1 << 63)
+    assert (await refused(device.register(wraps=far))).code == "bad_request"
+    asked = json.loads(msgspec.json.encode(device.registration()))
+    asked["wraps"]["mk_epoch"] = 10**40
+    form = {"Content-Type": "application/json"}
+    answer = await device.raw("POST", "/auth/register", json.dumps(asked).encode(), headers=form)
+    assert answer.status_code == 400
+    assert (await refused(device.register(entry=device.entry(n=1 << 63)))).code == "bad_request"
     await device.register()
 
 
@@ -215,6 +234,11 @@ async def test_the_device_list_grows_by_compare_and_set(gateway: Running) -> Non
     once = await second.ask("PUT", path, asked, into=DeviceList)
     assert (await second.ask("PUT", path, asked, into=DeviceList)).entries == once.entries
     assert (await refused(third.certify(before))).code == "stale"
+    for n in (1 << 31, 1 << 62, 77):
+        entry = third.entry(n, os.urandom(32))
+        far = CertifyDevice(entry=entry, mk_for_device=b"x", sealed_name=b"x")
+        said = await refused(third.ask("PUT", f"/auth/devices/{third.device.hex()}", far))
+        assert said.code in ("stale", "bad_request")
     await third.certify(once)
 
     fourth = gateway.second(first)
