@@ -35,10 +35,6 @@ class Ears:
 
         return leave
 
-    def topics(self) -> set[bytes]:
-        """Return the topics that somebody listens to."""
-        return set(self._ears)
-
     def hear(self, topic: bytes, body: bytes) -> None:
         """Pass a nudge to every listener of the topic. Never blocks, never raises."""
         for ear in self._ears.get(topic, ()):

@@ -101,6 +101,9 @@ async def send_all(transport: Transport, rows: Iterable[Outgoing]) -> list[int]:
             except Unreachable as error:
                 log.info("message waits in the outbox", kind=row.to.kind, error=str(error))
                 return
+            except Exception:  # a row that cannot be sent must not keep others from it
+                log.exception("message stays in the outbox", kind=row.to.kind)
+                return
             sent.append(row.id)
 
     async with asyncio.TaskGroup() as group:
@@ -114,6 +117,8 @@ async def _forget(delivered: Delivered, ids: Sequence[int]) -> None:
         await delivered(ids)
     except Unreachable as error:  # they will be sent twice, which is harmless
         log.info("outbox rows stay though they were sent", rows=len(ids), error=str(error))
+    except Exception:  # as when the pool was closed meanwhile: a duplicate later, and no more
+        log.exception("outbox rows stay though they were sent", rows=len(ids))
 
 
 async def relay_once(
@@ -162,7 +167,7 @@ class Relay:
             self._changed.set()
 
     async def run(self) -> None:
-        """Relay until cancelled. Outlives any outage of the store or the broker."""
+        """Relay until cancelled. Outlives any outage and any bug of the store or the broker."""
         failures = 0
         while True:
             self._due_ms = None
@@ -172,6 +177,9 @@ class Relay:
                 )
             except Unreachable as error:
                 log.warning("relay waits", error=str(error))
+                claimed, sent = 1, 0
+            except Exception:
+                log.exception("relay failed, and goes on")
                 claimed, sent = 1, 0
             failures = failures + 1 if sent < claimed else 0
             if failures:

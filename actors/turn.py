@@ -6,6 +6,8 @@ afterwards hands the rows that are due, with their ids, and the nudges to the `S
 
 from typing import NamedTuple
 
+from structlog.contextvars import get_contextvars
+
 from actors.ports import Address, Envelope, Outgoing, Overtaken
 from actors.records import StoredAnswer
 from protocol.codec import encode, lp, sha256
@@ -74,6 +76,7 @@ class Words:
             fingerprint=sha256(body),
             body=body,
             sent_ms=self.now_ms,
+            trace=str(get_contextvars().get("trace", "")),  # of the message it follows from
         )
         return Told(to, encode(envelope), self.now_ms + after_ms)
 

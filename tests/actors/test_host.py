@@ -89,6 +89,25 @@ async def test_who_is_overtaken_for_ever_gives_the_message_back():
     assert len(store.trouble) == 1000 - OVERTAKEN_MAX
 
 
+async def test_a_refusal_that_was_answered_meanwhile_is_answered_as_it_was():
+    store, first = LampStore(), asyncio.Event()
+
+    class Slow(Lamp):
+        async def receive(self, message, turn):
+            try:
+                return await super().receive(message, turn)
+            finally:
+                await first.wait()
+
+    raw = envelope(SwitchOn(watts=1000), b"1")
+    late = asyncio.create_task(Host(store, [Slow], lambda: 0).deliver(KITCHEN, raw))
+    await asyncio.sleep(0.01)
+    answer = await host(store).deliver(KITCHEN, raw)
+    first.set()
+    assert await late == answer
+    assert store.commits == 1
+
+
 async def test_what_is_refused_twice_at_the_same_time_is_answered_once():
     store = LampStore()
     raw = envelope(SwitchOn(watts=1000), b"1")
@@ -190,5 +209,6 @@ async def test_it_serves_a_transport_and_speaks_after_the_commit():
     await eventually(lambda: metered and watched)
     assert watched == [Seen(status="lit", times=1)]
     assert [decode(one.body, Look) for one in metered] == [Look()]
+    assert [one.trace for one in metered] == ["00-trace"]
     assert [told.due_ms for told in store.rows.values()] == [61_000]  # waits for the relay
     await transport.close()

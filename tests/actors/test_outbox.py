@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import structlog
 
 from actors import outbox
 from actors.memory import MemoryFeed
@@ -15,7 +16,7 @@ from protocol.codec import decode, sha256
 from tests.actors.lamps import Look
 from tests.contracts.worlds import eventually
 
-A, B = Address("k", "a"), Address("k", "b")
+A, B, BROKEN = Address("k", "a"), Address("k", "b"), Address("k", "broken")
 
 
 class Line:
@@ -29,6 +30,8 @@ class Line:
         await asyncio.sleep(0)
         if to in self.away:
             raise Unreachable("planted")
+        if to == BROKEN:
+            raise OverflowError("planted")
         self.sent.append((to, envelope))
 
 
@@ -39,17 +42,22 @@ class Outbox:
         self.rows = {row.id: row for row in rows}
         self.away = 0
         self.asked = 0
+        self.bugs: list[Exception] = []
 
     async def outgoing(self, limit: int, older_than_ms: int) -> list[Outgoing]:
         self.asked += 1
         if self.away:
             self.away -= 1
             raise Unreachable("planted")
+        if self.bugs:
+            raise self.bugs.pop()
         return list(self.rows.values())[:limit]
 
     async def delivered(self, ids: Any) -> None:
         if self.away:
             raise Unreachable("planted")
+        if self.bugs:
+            raise self.bugs.pop()
         for row in ids:
             self.rows.pop(row, None)
 
@@ -85,6 +93,12 @@ def test_told_rows_say_when_they_are_due_and_what_they_say():
     assert decode(envelope.body, Look) == Look()
     assert envelope.fingerprint == sha256(envelope.body)
     assert now.outgoing(7) == Outgoing(7, B, now.envelope)
+
+
+def test_a_told_message_carries_the_trace_of_the_one_it_follows_from():
+    assert decode(words().outbox()[0].envelope, Envelope).trace == ""
+    with structlog.contextvars.bound_contextvars(trace="00-trace"):
+        assert decode(words().outbox()[0].envelope, Envelope).trace == "00-trace"
 
 
 def test_a_turn_answers_a_message_once():
@@ -141,6 +155,18 @@ async def test_a_store_that_goes_away_after_the_send_means_a_duplicate_and_no_mo
     assert list(store.rows) == [1]
 
 
+async def test_a_bug_on_the_way_costs_its_own_row_only():
+    line, store = Line(), Outbox(row(1, BROKEN), row(2), row(3, BROKEN))
+    speaker = Speaker(line, MemoryFeed())
+    speaker.say(list(store.rows.values()), [], store.delivered)
+    await speaker.silent()
+    assert list(store.rows) == [1, 3]
+    store.bugs = [RuntimeError("planted")]
+    speaker.say([row(4)], [], store.delivered)
+    await speaker.silent()
+    assert line.sent == [(A, b"2"), (A, b"4")]
+
+
 async def test_nudges_are_broadcast_in_order_and_do_not_wait_for_messages():
     line, feed, heard = Line(), MemoryFeed(), list[bytes]()
 
@@ -173,7 +199,7 @@ async def test_one_pass_sends_what_is_left():
 
 async def test_it_outlives_outages_of_store_and_broker():
     line, store = Line(), Outbox(row(1))
-    store.away, line.away = 2, {A}
+    store.away, line.away, store.bugs = 2, {A}, [RuntimeError("planted")]
     relay = Relay(store, line, now_ms=lambda: 0, dice=lambda: 0.0)
     running = asyncio.create_task(relay.run())
     await eventually(lambda: store.asked > 5)

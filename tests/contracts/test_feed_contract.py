@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from actors.adapters.redis import RedisFeed
+from actors.ears import PENDING_MAX
 from actors.memory import MemoryFeed
 from actors.ports import Feed, Hear
 from protocol.backoff import Backoff
@@ -107,6 +108,24 @@ async def test_a_slow_or_broken_listener_holds_up_nobody(make: Make):
         await feed.publish(SPACE, body)
     await eventually(lambda: heard == [b"1", b"2", b"3"])
     gate.set()
+
+
+async def test_a_listener_far_behind_loses_the_oldest():
+    feed, heard, gate = MemoryFeed(), list[bytes](), asyncio.Event()
+
+    async def slow(body: bytes) -> None:
+        await gate.wait()
+        heard.append(body)
+
+    await feed.listen(SPACE, slow)
+    for n in range(PENDING_MAX + 50):
+        await feed.publish(SPACE, b"%d" % n)
+        if n == 0:
+            await asyncio.sleep(0)  # the first one is being heard
+    gate.set()
+    await eventually(lambda: heard[-1:] == [b"%d" % (PENDING_MAX + 49)])
+    assert len(heard) == PENDING_MAX + 1
+    await feed.close()
 
 
 @pytest.mark.services

@@ -292,6 +292,19 @@ async def test_a_turn_may_speak_to_others_and_to_itself(world):
     assert heard == [("a", b"first"), ("b", b"second"), ("a", b"to myself")]
 
 
+async def test_asks_of_a_transport_that_closes_end(world):
+    log, gateway, worker = Log(), await world.transport(), await world.transport()
+    log.gates[b"slow"] = asyncio.Event()
+    await worker.consume(world.kind, log)
+    ask = asyncio.create_task(gateway.ask(Address(world.kind, "a"), b"slow", 60))
+    await eventually(lambda: log.begun)
+    await gateway.close()
+    with pytest.raises(Unreachable):
+        await asyncio.wait_for(ask, 5)
+    log.gates[b"slow"].set()
+    await eventually(lambda: log.done)
+
+
 async def test_a_closed_transport_says_so(world):
     transport = await world.transport()
     await transport.close()
