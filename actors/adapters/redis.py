@@ -180,7 +180,7 @@ class RedisFeed:
                     confirmed.set_result(None)
         elif message["type"] == "message":
             raw = message["data"]
-            end = 1 + raw[0]
+            end = 1 + int.from_bytes(raw[:1], "big")
             self._ears.hear(raw[1:end], raw[end:])
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from actors.adapters import redis
 from actors.adapters.redis import RedisFeed
 from actors.ears import PENDING_MAX
 from actors.memory import MemoryFeed
@@ -152,3 +153,42 @@ async def test_redis_away_loses_nudges_and_heals_by_itself(redis_url: str, names
     for feed in (listener, speaker):
         await feed.close()
     await proxy.cut()
+
+
+@pytest.mark.services
+async def test_who_listens_while_redis_is_away_hears_later(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(redis, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(redis, "PENDING_MAX", 5)
+    proxy, heard, more = Proxy(redis_url, 6379), list[bytes](), list[bytes]()
+    await proxy.mend()
+    await proxy.cut()
+    feed = RedisFeed(proxy.url, namespace, backoff=Backoff(base_ms=5, cap_ms=5))
+    await feed.listen(SPACE, into(heard))
+    stop = await feed.listen(OTHER, into(more))  # while the reader tries to connect
+    await stop()
+    for n in range(7):
+        await feed.publish(SPACE, b"%d" % n)
+    await eventually(lambda: feed.lost == 7)
+    await proxy.mend()
+
+    async def until_heard() -> None:
+        while TIDE not in heard:
+            await feed.publish(SPACE, TIDE)
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(until_heard(), 20)
+    await feed.close()
+    await proxy.cut()
+
+
+@pytest.mark.services
+async def test_foreign_bytes_on_a_channel_disturb_nobody(redis_url: str, namespace: str):
+    feed, heard = RedisFeed(redis_url, namespace), list[bytes]()
+    await feed.listen(SPACE, into(heard))
+    for raw in (b"", b"\xff", b"\x00", b"\x10short"):
+        await feed._client.publish(feed._channel(SPACE), raw)
+    await feed.publish(SPACE, b"x")
+    await eventually(lambda: heard == [b"x"])
+    await feed.close()
