@@ -31,12 +31,10 @@ from client_agent.crypto.keys import (
     password_keys,
     seal_device_name,
     seal_keyring,
-    unwrap_account,
-    wrap_account,
-    wrap_mk_for_device,
 )
 from client_agent.crypto.recovery import RecoveryKeys, new_recovery_secret, words_of
 from client_agent.crypto.space_keys import SpaceKeys, new_secret
+from client_agent.crypto.wraps import unwrap_account, wrap_account, wrap_mk_for_device
 from client_agent.settings import write_private
 from protocol.codec import encode
 from protocol.faults import Code
@@ -108,12 +106,12 @@ async def register(
     )
     message = Register(
         account=account, username=username, email=email, kdf=kdf, auth_key=proof,
-        wraps=wrap_account(keys, kek, kdf, RecoveryKeys.of(recovery).public),
+        wraps=wrap_account(keys, kek, kdf, RecoveryKeys.of(recovery)),
         device=DeviceKeys(
             device=device, sign=public[0], box=public[1],
             sealed_name=seal_device_name(keys.master, device, device_name),
         ),
-        entry=entry, mk_for_device=wrap_mk_for_device(keys.master, device, public[1]),
+        entry=entry, mk_for_device=wrap_mk_for_device(keys, device, public[1]),
         keyring=keyring.sealed, home=space, history=history,
     )
     show(words_of(recovery))
@@ -180,7 +178,7 @@ async def _certify(
             keys.identity, account, entries, DeviceAction.ADD, device, public, _now_ms()
         )
         message = CertifyDevice(
-            entry=entry, mk_for_device=wrap_mk_for_device(keys.master, device, public[1]),
+            entry=entry, mk_for_device=wrap_mk_for_device(keys, device, public[1]),
             sealed_name=seal_device_name(keys.master, device, name),
         )
         try:

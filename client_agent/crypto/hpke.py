@@ -2,8 +2,7 @@
 
     01 || enc(32) || ciphertext          purpose and context in `info`, no aad
 
-Base mode proves nothing of the sender: what comes out is only as trustworthy as the way it came,
-unless it is checked against something signed.
+Base mode proves nothing of the sender: what comes out counts only if a signature inside it does.
 """
 
 from typing import Final

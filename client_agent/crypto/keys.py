@@ -2,15 +2,8 @@
 
     root         Argon2id(NFKC(password), SHA-256(LP("sl1/salt", username, seed))[:16]), 32 bytes
     auth_key     sub(root, "auth")          kek   sub(root, "kek")
-    mk           seal(kek, LP("mk", account, n, kdf), MK)
-    identity     seal(kek, LP("identity", account, kdf), Ed25519 private key)
-    box          seal(MK, LP("box", account, n), X25519 private key)
     keyring      seal(MK, LP("keyring", account, rev), msgpack KeyringContents)
     device name  seal(MK, LP("device-name", account, device), text)
-    HPKE info    LP("sl1/mk-recovery", account, n), LP("sl1/identity-recovery", account),
-                 LP("sl1/mk-device", account, n, device)
-
-n is the epoch of MK; in these `kdf` is LP(salt seed, memory KiB, time, lanes) as one field.
 """
 
 import os
@@ -25,8 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from msgspec import Meta
 
 from client_agent.crypto.devices import DeviceSecrets, verify_device_list
-from client_agent.crypto.hpke import hpke_open, hpke_seal
-from client_agent.crypto.recovery import RecoveryKeys, RecoveryPublic
 from client_agent.crypto.seal import KEY_BYTES, SealBroken, open_sealed, seal_random, sub
 from client_agent.crypto.space_keys import EpochMissing, SpaceKeys
 from protocol import limits
@@ -34,14 +25,13 @@ from protocol.codec import Reader, encode, lp, sha256
 from protocol.entry import KeyEpoch
 from protocol.ids import ID_BYTES, Dice, SpaceId, UserId
 from protocol.messages import Part
-from protocol.messages.device import Kdf, Keyring, PublicKey, Wraps
+from protocol.messages.device import Kdf, Keyring, PublicKey
 from protocol.messages.sync import Head
 
 __all__ = [
     "AccountKeys", "DeviceSecrets", "EpochMissing", "KeyringContents", "MasterKey",
     "PasswordKeys", "SpaceKeys", "WeakKdf", "new_kdf", "open_device_name", "open_keyring",
-    "password_keys", "recover_account", "seal_device_name", "seal_keyring", "unwrap_account",
-    "unwrap_mk_for_device", "verify_device_list", "wrap_account", "wrap_mk_for_device",
+    "password_keys", "seal_device_name", "seal_keyring", "verify_device_list",
 ]
 
 FORMAT: Final = 1
@@ -138,99 +128,6 @@ class AccountKeys:
     def box_public(self) -> bytes:
         """The key that others seal shares to."""
         return X25519PrivateKey.from_private_bytes(self.box).public_key().public_bytes_raw()
-
-
-def wrap_account(
-    keys: AccountKeys, kek: bytes, kdf: Kdf, recovery: RecoveryPublic, dice: Dice = os.urandom
-) -> Wraps:
-    """Put the account's keys behind password and recovery words. Each call gives other bytes."""
-    account, epoch = keys.master.account, keys.master.epoch
-    return Wraps(
-        mk_epoch=epoch,
-        mk_by_password=seal_random(kek, _mk_aad(account, epoch, kdf), keys.master.key, dice),
-        mk_by_recovery=hpke_seal(recovery.box, _mk_info(account, epoch), keys.master.key),
-        identity_by_password=seal_random(kek, _identity_aad(account, kdf), keys.identity, dice),
-        identity_by_recovery=hpke_seal(recovery.box, _identity_info(account), keys.identity),
-        box_by_mk=seal_random(keys.master.key, lp("box", account, epoch), keys.box, dice),
-        identity_sign=keys.identity_public,
-        identity_box=keys.box_public,
-        recovery_sign=recovery.sign,
-        recovery_box=recovery.box,
-    )
-
-
-def unwrap_account(kek: bytes, kdf: Kdf, account: bytes, wraps: Wraps) -> AccountKeys:
-    """Open the account's keys with the password's key; public keys are checked against them.
-
-    Raises SealBroken: a wrong password, or a server that changed something.
-    """
-    mk = open_sealed(kek, _mk_aad(account, wraps.mk_epoch, kdf), wraps.mk_by_password)
-    identity = open_sealed(kek, _identity_aad(account, kdf), wraps.identity_by_password)
-    return _checked(account, mk, identity, wraps)
-
-
-def recover_account(recovery: RecoveryKeys, account: bytes, wraps: Wraps) -> AccountKeys:
-    """Open the account's keys with the recovery words' keys. Raises SealBroken.
-
-    A sealed box proves no sender: a hostile server can offer keys of its own here, so whoever
-    recovers compares the identity (safety number) before anything is sent.
-    """
-    mk = hpke_open(recovery.box, _mk_info(account, wraps.mk_epoch), wraps.mk_by_recovery)
-    identity = hpke_open(recovery.box, _identity_info(account), wraps.identity_by_recovery)
-    if recovery.public != (wraps.recovery_sign, wraps.recovery_box):
-        raise SealBroken("the account has other recovery keys")
-    return _checked(account, mk, identity, wraps)
-
-
-def _checked(account: bytes, mk: bytes, identity: bytes, wraps: Wraps) -> AccountKeys:
-    if not len(mk) == len(identity) == KEY_BYTES:
-        raise SealBroken("the account's keys are not of their size")
-    box = open_sealed(mk, lp("box", account, wraps.mk_epoch), wraps.box_by_mk)
-    if len(box) != KEY_BYTES:
-        raise SealBroken("the account's keys are not of their size")
-    keys = AccountKeys(MasterKey(account, wraps.mk_epoch, mk), identity, box)
-    if (keys.identity_public, keys.box_public) != (wraps.identity_sign, wraps.identity_box):
-        raise SealBroken("the account's public keys do not belong to its private ones")
-    return keys
-
-
-def wrap_mk_for_device(master: MasterKey, device: bytes, box_public: bytes) -> bytes:
-    """Seal MK to a device of the account. Each call gives other bytes."""
-    return hpke_seal(box_public, _device_info(master.account, master.epoch, device), master.key)
-
-
-def unwrap_mk_for_device(
-    secrets: DeviceSecrets, account: bytes, epoch: int, device: bytes, wrapped: bytes
-) -> MasterKey:
-    """Open MK on the device it was sealed to. Raises SealBroken. Proves no sender (`hpke`)."""
-    key = hpke_open(secrets.box, _device_info(account, epoch, device), wrapped)
-    if len(key) != KEY_BYTES:
-        raise SealBroken("the master key is not of its size")
-    return MasterKey(account, epoch, key)
-
-
-def _kdf(kdf: Kdf) -> bytes:
-    return lp(kdf.salt_seed, kdf.memory_kib, kdf.time, kdf.lanes)
-
-
-def _mk_aad(account: bytes, epoch: int, kdf: Kdf) -> bytes:
-    return lp("mk", account, epoch, _kdf(kdf))
-
-
-def _identity_aad(account: bytes, kdf: Kdf) -> bytes:
-    return lp("identity", account, _kdf(kdf))
-
-
-def _mk_info(account: bytes, epoch: int) -> bytes:
-    return lp("sl1/mk-recovery", account, epoch)
-
-
-def _identity_info(account: bytes) -> bytes:
-    return lp("sl1/identity-recovery", account)
-
-
-def _device_info(account: bytes, epoch: int, device: bytes) -> bytes:
-    return lp("sl1/mk-device", account, epoch, device)
 
 
 Secret = Annotated[bytes, Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]

@@ -25,8 +25,6 @@ from client_agent.crypto.keys import (
     password_keys,
     seal_device_name,
     seal_keyring,
-    wrap_account,
-    wrap_mk_for_device,
 )
 from client_agent.crypto.manifest import (
     Manifest,
@@ -41,6 +39,10 @@ from client_agent.crypto.names import copy_node, seal_place, token
 from client_agent.crypto.recovery import RecoveryKeys, words_of
 from client_agent.crypto.seal import seal, sub
 from client_agent.crypto.space_keys import SpaceKeys
+from client_agent.crypto.wraps import (
+    wrap_account,
+    wrap_mk_for_device,
+)
 from protocol.codec import encode
 from protocol.entry import Change, ChangeKind, NodeType
 from protocol.journal import CommitProof, Row, RowKind, chain, encode_row, genesis, leaf
@@ -143,7 +145,7 @@ def objects(w: SimpleNamespace) -> dict[str, bytes]:
 
 def of_account(w: SimpleNamespace) -> dict[str, bytes]:
     mine = password_keys(w.password, w.username, w.kdf)
-    wraps = wrap_account(w.account, mine.kek, w.kdf, w.recovery.public, dice)
+    wraps = wrap_account(w.account, mine.kek, w.kdf, w.recovery, dice)
     entries, keys = [], (w.secrets.sign_public, w.secrets.box_public)
     for action, device in (
         (DeviceAction.ADD, w.device), (DeviceAction.ADD, fixed("old device", 16)),
@@ -204,9 +206,9 @@ def seal_anew() -> dict[str, str]:
     """Return what comes out different each time, or with another compressor."""
     w = world()
     account = w.account
-    wraps = wrap_account(account, fixed("kek"), w.kdf, w.recovery.public)
+    wraps = wrap_account(account, fixed("kek"), w.kdf, w.recovery)
     squeezed = seal_chunk(w.keys, w.text)
-    device = wrap_mk_for_device(account.master, w.device, w.secrets.box_public)
+    device = wrap_mk_for_device(account, w.device, w.secrets.box_public)
     sealed = {
         "chunk zstd": squeezed.blob, "chunk zstd entry": encode(squeezed.entry),
         "wraps": encode(wraps), "mk for device": device,

@@ -10,13 +10,15 @@ from client_agent.crypto.keys import (
     MasterKey,
     open_device_name,
     open_keyring,
-    recover_account,
-    unwrap_account,
-    unwrap_mk_for_device,
 )
 from client_agent.crypto.manifest import PageEntry, open_content, open_manifest, open_page
 from client_agent.crypto.names import open_place
 from client_agent.crypto.recovery import secret_of
+from client_agent.crypto.wraps import (
+    recover_account,
+    unwrap_account,
+    unwrap_mk_for_device,
+)
 from protocol.entry import ChangeKind, Content, Place
 from protocol.journal import CommitProof
 from protocol.messages.device import Keyring, SignedEntry, Wraps
@@ -78,8 +80,8 @@ def test_the_account_opens():
     wraps = part(SEALED["wraps"], Wraps)
     assert unwrap_account(fixed("kek"), w.kdf, account, wraps) == w.account
     assert recover_account(w.recovery, account, wraps) == w.account
-    device = SEALED["mk for device"]
-    assert unwrap_mk_for_device(w.secrets, account, mk.epoch, w.device, device) == mk
+    device, public = SEALED["mk for device"], w.account.identity_public
+    assert unwrap_mk_for_device(w.secrets, account, mk.epoch, w.device, device, public) == mk
     by_password = msgspec.structs.replace(
         wraps, mk_by_password=MADE["mk by password"], box_by_mk=MADE["box by mk"],
         identity_by_password=MADE["identity by password"],

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client_agent.crypto import keys as keys_module
+from client_agent.crypto import wraps as wraps_module
 from client_agent.crypto.devices import DeviceSecrets
+from client_agent.crypto.hpke import hpke_seal
 from client_agent.crypto.keys import (
     AccountKeys,
     KeyringContents,
@@ -19,13 +21,8 @@ from client_agent.crypto.keys import (
     open_device_name,
     open_keyring,
     password_keys,
-    recover_account,
     seal_device_name,
     seal_keyring,
-    unwrap_account,
-    unwrap_mk_for_device,
-    wrap_account,
-    wrap_mk_for_device,
 )
 from client_agent.crypto.recovery import (
     RecoveryKeys,
@@ -36,6 +33,14 @@ from client_agent.crypto.recovery import (
 )
 from client_agent.crypto.seal import SealBroken, seal_random, sub
 from client_agent.crypto.space_keys import EpochMissing
+from client_agent.crypto.wraps import (
+    recover_account,
+    rewrap_password,
+    unwrap_account,
+    unwrap_mk_for_device,
+    wrap_account,
+    wrap_mk_for_device,
+)
 from protocol import limits
 from protocol.codec import encode, lp
 from protocol.messages.device import Kdf, Keyring
@@ -43,6 +48,7 @@ from tests.golden.crypto import fixed, world
 
 W = world()
 MK = W.account.master
+PUBLIC = W.account.identity_public
 KEK = fixed("kek")
 KDF = W.kdf
 
@@ -82,7 +88,7 @@ def test_a_password_that_is_no_text_is_an_error():
 
 
 def wrapped(account=W.account):
-    return wrap_account(account, KEK, KDF, W.recovery.public)
+    return wrap_account(account, KEK, KDF, W.recovery)
 
 
 def test_an_account_opens_by_password_and_by_words():
@@ -98,7 +104,7 @@ def test_an_account_opens_by_password_and_by_words():
 def test_nothing_of_an_account_can_be_swapped_unnoticed():
     """Each field of the wraps taken from another account of the same user, or changed."""
     ours, other = wrapped(), wrap_account(
-        AccountKeys.new(MK.account), KEK, KDF, RecoveryKeys.of(fixed("other")).public
+        AccountKeys.new(MK.account), KEK, KDF, RecoveryKeys.of(fixed("other"))
     )
     by_password = ("mk_by_password", "identity_by_password", "box_by_mk", "identity_sign",
                    "identity_box", "mk_epoch")
@@ -126,7 +132,7 @@ def test_a_wrong_password_or_context_opens_nothing(kek, kdf, account):
 
 
 def test_keys_of_a_wrong_size_are_refused():
-    short = seal_random(KEK, keys_module._mk_aad(MK.account, MK.epoch, KDF), b"short")
+    short = seal_random(KEK, wraps_module._mk_aad(MK.account, MK.epoch, KDF), b"short")
     with pytest.raises(SealBroken, match="size"):
         unwrap_account(
             KEK, KDF, MK.account, msgspec.structs.replace(wrapped(), mk_by_password=short)
@@ -135,20 +141,53 @@ def test_keys_of_a_wrong_size_are_refused():
     with pytest.raises(SealBroken, match="size"):
         unwrap_account(KEK, KDF, MK.account, msgspec.structs.replace(wrapped(), box_by_mk=short))
     secrets = DeviceSecrets.new()
-    short_mk = MasterKey(MK.account, 3, b"short")
-    sealed = wrap_mk_for_device(short_mk, W.device, secrets.box_public)
-    with pytest.raises(SealBroken, match="size"):
-        unwrap_mk_for_device(secrets, MK.account, 3, W.device, sealed)
+    info = lp("sl1/mk-device", MK.account, MK.epoch, W.device)
+    sealed = hpke_seal(secrets.box_public, info, b"short")
+    with pytest.raises(SealBroken, match="not a key and its proof"):
+        unwrap_mk_for_device(secrets, MK.account, MK.epoch, W.device, sealed, PUBLIC)
 
 
 def test_the_master_key_reaches_only_its_device():
     secrets = DeviceSecrets.new()
-    sealed = wrap_mk_for_device(MK, W.device, secrets.box_public)
-    assert unwrap_mk_for_device(secrets, MK.account, MK.epoch, W.device, sealed) == MK
+    sealed = wrap_mk_for_device(W.account, W.device, secrets.box_public)
+    assert unwrap_mk_for_device(secrets, MK.account, MK.epoch, W.device, sealed, PUBLIC) == MK
     for lie in ((DeviceSecrets.new(), MK.account, 3, W.device), (secrets, bytes(16), 3, W.device),
                 (secrets, MK.account, 4, W.device), (secrets, MK.account, 3, bytes(16))):
         with pytest.raises(SealBroken):
-            unwrap_mk_for_device(*lie, sealed)
+            unwrap_mk_for_device(*lie, sealed, PUBLIC)
+
+
+def test_a_server_cannot_give_a_master_key_of_its_own():
+    """All that it needs to seal is public; what it lacks is the identity's signature."""
+    secrets, hostile = DeviceSecrets.new(), AccountKeys.new(MK.account)
+    sealed = wrap_mk_for_device(hostile, W.device, secrets.box_public)
+    with pytest.raises(SealBroken, match="vouches"):
+        unwrap_mk_for_device(secrets, MK.account, 1, W.device, sealed, PUBLIC)
+    # To somebody who recovers it shows an account of its own under the true recovery keys.
+    public = W.recovery.public
+    mine = wrap_account(hostile, KEK, KDF, RecoveryKeys(fixed("its own"), W.recovery.box))
+    offered = msgspec.structs.replace(mine, recovery_sign=public.sign)
+    with pytest.raises(SealBroken, match="recovery words vouch"):
+        recover_account(W.recovery, MK.account, offered)
+    # Or the true identity with a master key of its own.
+    info = lp("sl1/mk-recovery", MK.account, 1)
+    swapped = msgspec.structs.replace(
+        wrapped(), mk_epoch=1, box_by_mk=mine.box_by_mk, identity_box=mine.identity_box,
+        mk_by_recovery=hpke_seal(public.box, info, hostile.master.key + bytes(64)),
+    )
+    with pytest.raises(SealBroken, match="identity vouches"):
+        recover_account(W.recovery, MK.account, swapped)
+
+
+def test_a_new_password_leaves_the_rest_as_it_was():
+    old, kdf = wrapped(), Kdf(salt_seed=fixed("new salt", 16))
+    new = rewrap_password(W.account, fixed("new kek"), kdf, old)
+    assert unwrap_account(fixed("new kek"), kdf, MK.account, new) == W.account
+    assert recover_account(W.recovery, MK.account, new) == W.account
+    changed = {f for f in old.__struct_fields__ if getattr(old, f) != getattr(new, f)}
+    assert changed == {"mk_by_password", "identity_by_password"}
+    with pytest.raises(SealBroken):
+        unwrap_account(KEK, KDF, MK.account, new)
 
 
 @given(st.binary(max_size=80))

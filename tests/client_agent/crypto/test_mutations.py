@@ -18,21 +18,24 @@ from client_agent.crypto.devices import DeviceListBroken, verify_device_list
 from client_agent.crypto.keys import (
     open_device_name,
     open_keyring,
-    recover_account,
     seal_keyring,
+)
+from client_agent.crypto.manifest import _seal_page, open_manifest, open_page, seal_manifest
+from client_agent.crypto.names import open_place, seal_place
+from client_agent.crypto.seal import SealBroken, open_sealed, seal_random
+from client_agent.crypto.wraps import (
+    recover_account,
     unwrap_account,
     unwrap_mk_for_device,
     wrap_account,
     wrap_mk_for_device,
 )
-from client_agent.crypto.manifest import _seal_page, open_manifest, open_page, seal_manifest
-from client_agent.crypto.names import open_place, seal_place
-from client_agent.crypto.seal import SealBroken, open_sealed, seal_random
 from protocol.messages.device import Keyring, SignedEntry
 from tests.golden.crypto import fixed, of_account, world
 
 W = world()
 KEYS, MK = W.keys, W.account.master
+PUBLIC = W.account.identity_public
 REFUSED = (SealBroken, DeviceListBroken)
 
 
@@ -77,7 +80,7 @@ def place_target():
 
 
 def wrap_target(field):
-    wraps = [wrap_account(W.account, fixed("kek"), W.kdf, W.recovery.public) for _ in range(2)]
+    wraps = [wrap_account(W.account, fixed("kek"), W.kdf, W.recovery) for _ in range(2)]
 
     def opener(raw):
         changed = msgspec.structs.replace(wraps[0], **{field: raw})
@@ -121,8 +124,8 @@ TARGETS: dict[str, Callable[[], Target]] = {
         lambda raw: open_device_name(MK, W.device, raw),
     ),
     "mk for device": lambda: Target(
-        [wrap_mk_for_device(MK, W.device, W.secrets.box_public) for _ in range(2)],
-        lambda raw: unwrap_mk_for_device(W.secrets, MK.account, MK.epoch, W.device, raw),
+        [wrap_mk_for_device(W.account, W.device, W.secrets.box_public) for _ in range(2)],
+        lambda raw: unwrap_mk_for_device(W.secrets, MK.account, MK.epoch, W.device, raw, PUBLIC),
     ),
     "device entry": entry_target,
     **{field: lambda field=field: wrap_target(field) for field in (
