@@ -1,6 +1,7 @@
 """`WS /ws/sync` on a real socket."""
 
 import asyncio
+import io
 import os
 from typing import Any
 
@@ -315,3 +316,48 @@ async def test_a_device_that_stops_reading_is_let_go(gateway: Running, web: Any)
                 await asyncio.sleep(0.02)
         assert sent * len(large) < 100_000_000
         assert not hub._stops
+
+
+async def test_large_bodies_that_are_refused_get_their_answer_on_a_real_socket(
+    gateway: Running, web: Any
+) -> None:
+    device = await gateway.registered()
+    body = bytes(20_000_000)
+    path = f"/chunks/{'ab' * 32}?space={device.keys.home.hex()}"
+    async with web.put(path, data=io.BytesIO(body), headers=bearer(device)) as answer:
+        assert answer.status == 413
+    async with web.put(path, data=io.BytesIO(body)) as answer:
+        assert answer.status == 401
+
+    async def endless() -> Any:
+        for _ in range(300):
+            yield bytes(65536)
+
+    async with web.put(path, data=endless(), headers=bearer(device)) as answer:  # no length
+        assert answer.status == 413
+    async with web.get("/livez") as answer:
+        assert answer.status == 200
+    content = gateway.services.settings.storage_dir + "/temp"
+    assert [name for _, _, names in os.walk(content) for name in names if "abab" in name] == []
+
+
+async def test_a_device_that_hangs_up_while_it_sends_leaves_nothing(
+    gateway: Running, web: Any, caplog: Any
+) -> None:
+    device = await gateway.registered()
+    path = f"/chunks/{'ab' * 32}?space={device.keys.home.hex()}"
+    started = asyncio.Event()
+
+    async def stuck() -> Any:
+        yield bytes(65536)
+        started.set()
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(web.put(path, data=stuck(), headers=bearer(device)).__aenter__())
+    await started.wait()
+    await asyncio.sleep(0.1)
+    task.cancel()
+    content = gateway.services.settings.storage_dir + "/temp"
+    async with asyncio.timeout(10):
+        while [n for _, _, names in os.walk(content) for n in names if "abab" in n]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
