@@ -90,8 +90,9 @@ def _take_in(state: State, row: RemoteChange) -> None:
         if row.loser is not None and row.copy is not None:
             _conflict(state, old, row)
         _copied(state, row.node)
-    elif row.kind is RowKind.CONFLICT_RESOLVED and row.loser is not None:
-        settle(state, row.loser)
+    elif row.kind is RowKind.CONFLICT_RESOLVED:
+        for loser in [row.loser] if row.loser else list(state.conflicts_of.get(row.node, ())):
+            settle(state, loser)
 
 
 def _remote(old: Remote | None, row: RemoteChange) -> Remote:
