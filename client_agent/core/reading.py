@@ -7,7 +7,7 @@ from client_agent.core.observing import RACY_MS
 from client_agent.core.planner import Step
 from client_agent.core.safety import HISTORY, STOPS_DISK
 from client_agent.core.state import State
-from protocol.backoff import NODE, WRITER
+from protocol.backoff import NODE, RECONNECT, WRITER
 from protocol.limits import COMMIT_CHANGES_MAX, MIB
 
 BATCH_BYTES_MAX = 8 * MIB  # of content; a larger file is read on its own
@@ -86,6 +86,7 @@ def _unread(state: State, unread: Unread) -> None:
     node, reason = unread.node, unread.reason
     if reason == "offline":
         state.after_connect.add(node)
+        state.wait(node, reason, RECONNECT)
     elif reason in ("vanished", "changed"):
         state.wait(node, reason, WRITER)
         path = state.forest.local.path(node)
