@@ -62,12 +62,14 @@ async def services(settings: Settings, embedded: bool, name: str) -> AsyncIterat
         transport, feed, cache = await _carriers(settings, embedded)
         stack.push_async_callback(cache.close)
         stack.push_async_callback(feed.close)
-        stack.push_async_callback(transport.close)
 
         def later(due_ms: int) -> None:
             relay.wake_at(due_ms)
 
         speaker = Speaker(transport, feed, later)
+        # in this order when it ends: the last turns finish, then their words go out
+        stack.push_async_callback(speaker.silent)
+        stack.push_async_callback(transport.close)
         stack.push_async_callback(speaker.silent)
         store = PostgresStore(pool, speaker, now_ms)
         relay = Relay(store, transport, now_ms, random.random)
@@ -159,7 +161,7 @@ async def gateway_of(
     from actors.dialer import Dialer
     from actors.roster import ROSTER
     from apps.gateway.app import make_app
-    from apps.gateway.gate import Door, Gate
+    from apps.gateway.gate import Door, Gate, Seats
     from apps.gateway.hub import Hub
     from apps.gateway.passwords import Passwords
     from apps.gateway.tokens import Tokens, secrets_from
@@ -188,6 +190,7 @@ async def gateway_of(
             tokens=Tokens(secrets, settings.public_url or "syncline", settings.access_ttl),
             passwords=Passwords(secrets.pepper),
             door=Door(sessions, now_ms),
+            seats=Seats(reads, now_ms),
             now_ms=now_ms,
             figures=figures,
             checks=_checks(opened, reads, chunks),

@@ -93,6 +93,32 @@ class Door:
         return standing
 
 
+class Seats:
+    """Knows who sits where, without asking the database for every request."""
+
+    def __init__(self, reads: Reads, now_ms: Callable[[], int]) -> None:
+        """Remember answers of `reads` for STANDING_MS; a seat that is not there is never one."""
+        self._reads = reads
+        self._now_ms = now_ms
+        self._known: OrderedDict[tuple[bytes, bytes], tuple[int, Member]] = OrderedDict()
+
+    async def find(self, space: bytes, account: bytes) -> Member | None:
+        """Return a seat as it was a moment ago. Where its space stands may have changed."""
+        now_ms, key = self._now_ms(), (space, account)
+        known = self._known.get(key)
+        if known is not None and known[0] > now_ms:
+            return known[1]
+        member = await self._reads.member(space, account)
+        if member is None:
+            self._known.pop(key, None)
+            return None
+        self._known[key] = (now_ms + STANDING_MS, member)
+        self._known.move_to_end(key)
+        if len(self._known) > STANDINGS_MAX:
+            self._known.popitem(last=False)
+        return member
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """Everything a route may use. Made by `wiring`, never by a route."""
@@ -109,20 +135,28 @@ class Gate:
     tokens: Tokens
     passwords: Passwords
     door: Door
+    seats: Seats
     now_ms: Callable[[], int]
     figures: Figures | None = None
     checks: dict[str, Check] = field(default_factory=dict)
 
     async def member(self, space: bytes, caller: Caller, least: Role = Role.VIEWER) -> Member:
-        """Return the caller's seat in a space.
+        """Return the caller's seat in a space. Its role and owner may be 3 s old, its head too.
 
         Raises Refusal: NOT_FOUND (no seat: the same as no space), FORBIDDEN (too small a role).
         """
-        member = await self.reads.member(space, caller.account)
+        member = await self.seats.find(space, caller.account)
         if member is None:
             raise refuse(Code.NOT_FOUND)
         if member.role < least:
             raise refuse(Code.FORBIDDEN)
+        return member
+
+    async def member_now(self, space: bytes, caller: Caller) -> Member:
+        """Return the caller's seat and where the space stands now. Raises Refusal: NOT_FOUND."""
+        member = await self.reads.member(space, caller.account)
+        if member is None:
+            raise refuse(Code.NOT_FOUND)
         return member
 
 

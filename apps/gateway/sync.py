@@ -112,14 +112,14 @@ async def changes(visit: Visit) -> ChangesPage:
     reads, space, history = visit.gate.reads, visit.id("space"), visit.maybe_id("history")
     after = visit.number("after", 0, AFTER_MAX)
     limit = visit.number("limit", limits.PAGE_ROWS_MAX, limits.PAGE_ROWS_MAX, least=1)
-    member = await visit.gate.member(space, visit.caller)
+    member = await visit.gate.member_now(space, visit.caller)
     if history is not None and history != member.history:
         facts: dict[str, str | int] = {"history": member.history.hex()}
         raise Refusal(Fault(code=Code.HISTORY_CHANGED, facts=facts))
     rows, commits = await reads.changes(space, after, limit, limits.PAGE_ROWS_BYTES_MAX)
     last = after + len(rows)
     if last > member.head_seq:  # read before the head moved, or ahead of all there is
-        member = await visit.gate.member(space, visit.caller)
+        member = await visit.gate.member_now(space, visit.caller)
     if last > member.head_seq:
         raise Refusal(Fault(code=Code.HISTORY_LOST, facts={"head_seq": member.head_seq}))
     return ChangesPage(
