@@ -1,7 +1,8 @@
 """Which chunks a space holds, and for how long it may count on them without a commit.
 
 A space holds a chunk while a version or page of it refers to it, or a lease lasts. Another space's
-chunks do not exist here: no oracle, no theft by hash.
+chunks do not exist here: no oracle, no theft by hash. A lease that a crash forgets makes its chunk
+missing, and the device sends it again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -76,7 +77,7 @@ class Leases:
         addresses = list(once)
         sizes = [chunk.size_bytes for chunk in once.values()]
         pages = [chunk for chunk in once.values() if chunk.refs]
-        async with borrowed(self._pool, transaction=True) as connection:
+        async with borrowed(self._pool, transaction=True, forgettable=True) as connection:
             await connection.execute(_KNOW, addresses, sizes, now_ms)
             if pages:
                 declared = [pack_refs(page.refs) for page in pages]
@@ -94,7 +95,7 @@ class Leases:
     ) -> dict[bytes, int]:
         """Lease those that the space holds already; return their sizes in bytes by address."""
         device, upload = by
-        async with borrowed(self._pool, transaction=True) as connection:
+        async with borrowed(self._pool, transaction=True, forgettable=True) as connection:
             rows = await connection.fetch(
                 _LEASE_HELD, space, list(addresses), now_ms, upload, device, expires_ms
             )

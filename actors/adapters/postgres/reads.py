@@ -154,7 +154,7 @@ class Reads:
     ) -> None:
         """Keep how far a device has applied its journals, and that it lives. Safe to repeat."""
         once = list({cursor.space: cursor for cursor in cursors}.values())
-        async with borrowed(self._pool, transaction=True) as connection:
+        async with borrowed(self._pool, transaction=True, forgettable=True) as connection:
             await connection.execute(
                 "UPDATE devices SET last_seen = $2 WHERE device_id = $1", device, now_ms
             )
