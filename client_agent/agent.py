@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -28,7 +29,7 @@ from client_agent.adapters.feed import Feed
 from client_agent.adapters.ingest import Ingester
 from client_agent.adapters.journal import Journal
 from client_agent.adapters.reading import allow_leases
-from client_agent.adapters.root import Root
+from client_agent.adapters.root import Root, RootFault
 from client_agent.adapters.scanner import scan
 from client_agent.adapters.secrets import open_keystore
 from client_agent.adapters.server import Offline, Server, ServerFault
@@ -71,6 +72,7 @@ from protocol.names import RESERVED
 
 EVENTS_AT_ONCE = 64  # handled before their effects run, so that one Save serves them all
 NOTICES_MAX = 200
+DAY_S = 24 * 3600
 
 log = structlog.get_logger()
 
@@ -142,7 +144,9 @@ class Agent:
                 self.emit(Rescan())
                 beside = [
                     asyncio.create_task(work)
-                    for work in (self._think(), self.feed.listen(), self.feed.beats())
+                    for work in (
+                        self._think(), self.feed.listen(), self.feed.beats(), self._daily()
+                    )
                 ]
                 ready()
                 await self._until_stopped(beside)
@@ -157,6 +161,7 @@ class Agent:
                 (asked, *beside), return_when=asyncio.FIRST_COMPLETED
             )
             for task in done - {asked}:
+                log.error("agent ends", trace_id=secrets.token_hex(8), exc_info=task.exception())
                 task.result()  # these never end by themselves: this raises what ended it
         finally:
             every = [asked, *beside, *self._tasks]
@@ -180,6 +185,15 @@ class Agent:
             await asyncio.to_thread(self._disk.clean)
         except Exception as error:  # noqa: BLE001 - whatever it is, the scan says so
             log.warning("staging folder not cleaned", error=str(error))
+
+    async def _daily(self) -> None:
+        while True:
+            try:
+                today = datetime.now(UTC).date()
+                await asyncio.to_thread(self._disk.empty_trash, today)
+            except (OSError, RootFault) as error:
+                log.warning("trash not emptied", error=str(error))
+            await asyncio.sleep(DAY_S)
 
     def sign_out(self, code: str) -> None:
         """The server ended the session: go on observing, and say so."""

@@ -7,8 +7,10 @@ a window costs one flush for its contents and one for its names, however many fi
 import asyncio
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from typing import Any, Final
 
 import structlog
@@ -17,6 +19,7 @@ from client_agent.adapters.fetching import Fetcher
 from client_agent.adapters.placing import (
     SYNC_EACH_MAX,
     TMP,
+    TRASH,
     NotDone,
     Placer,
     Staged,
@@ -41,6 +44,7 @@ from protocol.limits import MIB
 THREADS: Final = 2
 WINDOW_STEPS_MAX, WINDOW_BYTES_MAX = 500, 16 * MIB
 LARGE_FROM_BYTES: Final = 8 * MIB
+TRASH_DAYS: Final = 30
 FREE_BYTES_MIN, FREE_SHARE_MIN = 50_000_000, 0.01  # less free space stops downloads
 
 log = structlog.get_logger()
@@ -85,6 +89,18 @@ class Disk:
             if ahead is not None:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
+
+    def empty_trash(self, today: date) -> None:
+        """Remove what has been in the trash for longer than it is kept; for a thread."""
+        with Folders(self._root) as folders:
+            trash = folders.directory(TRASH)
+            for name in os.listdir(trash):
+                try:
+                    old = (today - date.fromisoformat(name)).days > TRASH_DAYS
+                except ValueError:
+                    continue  # not a day of ours
+                if old:
+                    shutil.rmtree(name, dir_fd=trash, ignore_errors=True)
 
     def clean(self) -> None:
         """Remove what a crash left in the staging folder; for a thread, before the first `run`."""

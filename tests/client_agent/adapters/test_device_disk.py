@@ -3,6 +3,7 @@
 import errno
 import os
 from collections import namedtuple
+from datetime import date
 
 import pytest
 
@@ -389,6 +390,14 @@ async def test_leftovers_of_a_crash_are_cleared(world):
     random_file(world.folder / ".syncline/tmp/left", 10)
     world.disk.clean()
     assert os.listdir(world.folder / ".syncline/tmp") == []
+
+
+async def test_the_trash_is_emptied_after_thirty_days(world):
+    for name in ("2026-01-01", "2026-01-30", "notes"):
+        (world.folder / ".syncline/trash" / name).mkdir()
+        random_file(world.folder / ".syncline/trash" / name / "f", 10)
+    world.disk.empty_trash(date(2026, 2, 1))
+    assert sorted(os.listdir(world.folder / ".syncline/trash")) == ["2026-01-30", "notes"]
 
 
 async def test_nothing_to_do_still_ends(world):
