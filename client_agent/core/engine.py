@@ -58,6 +58,7 @@ from client_agent.core.trees import Conflict
 from protocol.ids import Dice
 
 RESCAN_MS = 3_600_000  # ± 25 %
+ROUNDS_MAX = 4  # of planning and beginning in one turn
 STALL_MS = 30_000  # doubled with each stall in a row, up to 32 times
 
 
@@ -243,17 +244,24 @@ class Engine:
         observing.expire_missing(state)
 
     def _advance(self) -> None:
-        """Plan what is dirty, then begin what the limits allow."""
+        """Plan what is dirty, then begin what the limits allow.
+
+        Again, if beginning changed the plan: a move that was given up, or what found no room.
+        """
         state = self._state
-        planning.run(state)
-        planning.watch_mass_change(state)
-        observing.dispatch(state)
-        if not state.paused:
+        for _ in range(ROUNDS_MAX):
+            planning.run(state)
+            planning.watch_mass_change(state)
+            observing.dispatch(state)
+            if state.paused:
+                break
             following.dispatch(state)
             sending.dispatch(state)
             taking.dispatch(state)
             reading.dispatch(state)
-            planning.run(state)  # what was found to be in the way while composing
+            if not state.forest.dirty:
+                break
+        planning.run(state)
         if status.in_sync(state):
             state.synced_at_ms = state.now_ms
         if not state.plans:

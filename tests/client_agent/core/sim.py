@@ -427,6 +427,13 @@ class Device:
         self.ingested: dict[bytes, Content] = {}  # by version
         self.sealed_log: list[bytes] = []
         self.told: list[e.Tell] = []
+        self.run_log: list[e.Effect] = []
+        # planted by tests: path -> reason of Unread or StepFailed; faults of whole requests
+        self.read_faults: dict[str, str] = {}
+        self.step_faults: dict[str, str] = {}
+        self.commit_faults: list[e.CommitFailed] = []
+        self.pull_faults: list[str] = []
+        self.generations = [1, 2, 3]
         self.start()
 
     def start(self) -> None:
@@ -453,6 +460,35 @@ class Device:
             self.world.later(self.world.random.randint(1, 40), self, self._flush_hints)
         self.hints.add(path)
 
+    @property
+    def state(self):
+        return self.engine._state
+
+    def node(self, path: str) -> bytes:
+        found = self.engine.node_at(path)
+        assert found is not None, path
+        return found
+
+    def commits(self) -> list[e.Commit]:
+        return [x for x in self.run_log if isinstance(x, e.Commit)]
+
+    def kinds(self) -> list[str]:
+        """What was sent, as `create a`, in order; first attempts only."""
+        seen: dict[int, e.Commit] = {c.op: c for c in self.commits()}
+        return [f"{s.kind} {s.name or ''}".strip() for c in seen.values() for s in c.changes]
+
+    def clear(self) -> None:
+        self.run_log.clear()
+        self.told.clear()
+
+    def go_offline(self) -> None:
+        self.online = False
+        self.feed(e.Disconnected())
+
+    def go_online(self) -> None:
+        self.online = True
+        self.feed(e.Connected(self.world.server.head))
+
     def _flush_hints(self) -> None:
         hints, self.hints = frozenset(self.hints), set()
         if hints:
@@ -477,6 +513,7 @@ class Device:
 
     def _run(self, effect: e.Effect) -> None:
         world = self.world
+        self.run_log.append(effect)
         match effect:
             case e.Tell():
                 self.told.append(effect)
@@ -484,7 +521,8 @@ class Device:
                 world.later(max(0, effect.at_ms - world.now_ms), self, lambda: self._woken(effect))
                 self.wake = effect
             case e.Renew():
-                world.soon(self, lambda: self.feed(e.Renewed(self.saved.generation + 1)))
+                generation = self.generations.pop(0)
+                world.soon(self, lambda: self.feed(e.Renewed(generation)))
             case e.Commit():
                 self._seal(effect)
                 world.soon(self, lambda: self._commit(effect))
@@ -515,6 +553,8 @@ class Device:
             entry = self.disk.entries.get(item.path)
             if not self.online:
                 results.append(e.Unread(item.node, "offline"))
+            elif item.path in self.read_faults:
+                results.append(e.Unread(item.node, self.read_faults[item.path]))
             elif entry is None:
                 results.append(e.Unread(item.node, "vanished"))
             elif entry.type is not item.type or self.world.chance(0.03):
@@ -559,6 +599,9 @@ class Device:
             nodes = frozenset(spec.node for spec in commit.changes)
             self._reply(e.CommitFailed(commit.op, "chunks_missing", retry=False, unread=nodes))
             return
+        if self.commit_faults:
+            self._reply(replace(self.commit_faults.pop(0), op=commit.op))
+            return
         if not self.online or world.chance(world.loss):
             self._reply(e.CommitFailed(commit.op, "offline", retry=True))
             return
@@ -582,6 +625,9 @@ class Device:
                     assert server.contents[node.version].id in self.disk.held, "a lost update"
 
     def _pull(self, pull: e.Pull) -> None:
+        if self.pull_faults:
+            self._reply(e.PullFailed(self.pull_faults.pop(0)))
+            return
         if not self.online or self.world.chance(self.world.loss):
             self._reply(e.PullFailed("offline"))
             return
@@ -610,6 +656,8 @@ class Device:
 
     def _step(self, step: e.DiskStep) -> e.StepDone:
         disk, path = self.disk, step.path
+        if path in self.step_faults:
+            raise Refusal(self.step_faults[path])
         if not disk.is_dir(parent_path(path)):
             raise Refusal("missing")
         match step:

@@ -23,7 +23,7 @@ from client_agent.core.planner import (
 from client_agent.core.trees import Local, Remote, Stat, Synced
 from protocol.entry import NodeType
 from protocol.ids import ROOT
-from protocol.vector import EMPTY
+from protocol.vector import EMPTY, covers
 
 NODE, FOLDER = b"n" * 16, b"f" * 16
 DEVICE = b"d" * 16
@@ -168,7 +168,7 @@ def canopies(draw):
     return ours, theirs, base
 
 
-def pretend(node, steps, ours, theirs, base):
+def pretend(node, steps, ours, theirs, base, known):
     """Do all steps of a node, as if nothing ever failed."""
     mine, other = ours.get(node), theirs.get(node)
     if Step.FORGET in steps:
@@ -180,12 +180,16 @@ def pretend(node, steps, ours, theirs, base):
             mine.content_id.decode(), mine.name, mine.parent, mine.type, True, node, n=9
         )
     if Step.MODIFY in steps:
+        if covers(base_of(other, base.get(node)), other.vector):
+            assert other.content_id in known[node], "a lost update"
         content = mine.content_id
         other = theirs[node] = replace(other, content_id=content, version=content, vector=())
     if Step.MOVE in steps:
         other = theirs[node] = replace(other, parent=mine.parent, name=mine.name)
     if Step.DELETE in steps:
         theirs[node] = replace(other, alive=False)
+    if Step.MAKE in steps or Step.PUT in steps:
+        known[node].add(other.content_id)
     if Step.MAKE in steps:
         ours[node] = local(
             other.content_id.decode(), other.name, other.parent, other.type, node
@@ -227,6 +231,7 @@ def test_every_canopy_converges_and_no_edit_is_lost(canopy, random):
         and (node not in base or base[node].content_id != row.content_id)
     }
     seen = set()
+    known = {node: {base[node].content_id} if node in base else set() for node in FOLDERS + FILES}
     for _ in range(30):
         steps = list(plan(ours, theirs, base).items())
         if not steps:
@@ -238,7 +243,7 @@ def test_every_canopy_converges_and_no_edit_is_lost(canopy, random):
                 for tree in (ours, theirs):  # the server keeps what it was sent, as a version
                     if node in tree and getattr(tree[node], "alive", True):
                         seen.add((node, tree[node].content_id))
-                pretend(node, now, ours, theirs, base)
+                pretend(node, now, ours, theirs, base, known)
     assert plan(ours, theirs, base) == {}
     live = {node: row for node, row in theirs.items() if row.alive}
     assert ours.keys() == live.keys() == base.keys()
