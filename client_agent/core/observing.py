@@ -16,7 +16,7 @@ from client_agent.core.state import State, joined, parent_path
 from client_agent.core.trees import Local
 from protocol.entry import NodeType
 from protocol.ids import ROOT, new_id
-from protocol.names import check_name
+from protocol.names import check_name, fold
 
 MOVE_WAIT_MS = 2_000
 RACY_MS = 2_500  # coarser than any clock of a file system
@@ -234,7 +234,7 @@ class _Look:
         if node is None:
             if path in self.deferred:
                 return
-            node = new_id(state.dice)
+            node = self._returned(parent, name, seen) or new_id(state.dice)
             self.forest.put_local(
                 Local(node, parent, name, seen.type, seen.stat, b"", seen.target, state.stamp())
             )
@@ -267,6 +267,16 @@ class _Look:
         self.forest.put_local(row)
         self._update(row, seen)
         return node
+
+    def _returned(self, parent: bytes, name: str, seen: Seen) -> bytes | None:
+        """Return the node that was deleted here, but not yet there, and has come back."""
+        node = self.forest.remote.holder(parent, fold(name))
+        synced = self.forest.synced.get(node) if node is not None else None
+        if node is None or synced is None or self.state.busy(node):
+            return None
+        same = (synced.parent, synced.name, synced.type) == (parent, name, seen.type)
+        away = node not in self.local.rows and node not in self.state.missing
+        return node if same and away else None
 
     def _update(self, row: Local, seen: Seen) -> None:
         if row.type is NodeType.DIRECTORY:

@@ -107,6 +107,8 @@ class _Batch:
 
     def _step(self, node: bytes, step: Step) -> bool:
         local, remote = self.forest.local.rows.get(node), self.forest.remote.rows.get(node)
+        if step in (Step.MAKE, Step.PUT) and self._no_room(node, remote):
+            return False
         if step is Step.MAKE or step is Step.SHIFT:
             assert remote is not None
             target = self._target(node, remote)
@@ -135,6 +137,14 @@ class _Batch:
         return True
 
     # ------------------------------------------------------------ what has to hold
+
+    def _no_room(self, node: bytes, remote: Remote | None) -> bool:
+        """Say whether a content has to wait until the disk is no longer full."""
+        until_ms = self.state.downloads_not_before_ms
+        full = until_ms > self.state.now_ms and not self.forest.is_directory(node)
+        if full and remote is not None:
+            self.state.alarm(until_ms, "node", node)
+        return full
 
     def _path(self, node: bytes, waiter: bytes) -> str | None:
         """Return the path of an entry; None, and a block, if a directory above it moves now."""

@@ -620,9 +620,9 @@ class Device:
         server = self.world.server
         for spec, content in changes:
             node = server.nodes.get(spec.node)
-            if content is not None and node is not None and node.version:
-                if vector.covers(spec.base, node.vector):
-                    assert server.contents[node.version].id in self.disk.held, "a lost update"
+            met = content is not None and node is not None and node.version
+            if met and vector.covers(spec.base, node.vector):
+                assert server.contents[node.version].id in self.disk.held, "a lost update"
 
     def _pull(self, pull: e.Pull) -> None:
         if self.pull_faults:
@@ -741,6 +741,7 @@ class World:
         self.random = random.Random(seed)
         self.loss, self.crash, self.delay_max_ms = loss, crash, delay_max_ms
         self.page = 1000
+        self.renewals = False  # a test wants them
         self.paranoid = False  # look at the local trees after each event: slow
         self.now_ms = 1_700_000_000_000
         self.queue: list = []
@@ -824,6 +825,7 @@ class World:
         for device in self.devices:
             assert device.disk.listing() == live, self.report()
             assert device.engine._state.missed == 0, "a wake-up was missed"
+            assert device.saved.generation == 0 or self.renewals, "a number was used twice"
         self.effects.clear()
         head = self.server.head
         for device in self.devices:

@@ -251,6 +251,7 @@ def test_a_used_dot_is_answered_by_a_new_generation(world, one, two):
     both(world, a="1")
     world.server.dots |= {(one.id, n) for n in range(2, 9)}
     one.generations = [None, 1]
+    world.renewals = True
     one.disk.write("a", b"2")
     one.disk.write("b", b"2")
     world.run(2_000)
@@ -360,6 +361,7 @@ def test_faults_of_a_whole_commit_have_the_same_reactions(world, one, fault):
     one.commit_faults = [e.CommitFailed(0, fault, retry=False)]
     one.disk.write("a", b"2")
     world.run(5_000)
+    world.renewals = True
     if fault == "dot_reused":
         assert one.saved.generation == 1
     else:

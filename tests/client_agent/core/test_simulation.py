@@ -8,7 +8,7 @@ users stopped is kept (a live file, a copy or a version), conflicts are no more 
 import pytest
 
 from tests.client_agent.core import sim
-from tests.client_agent.core.sim import DIRECTORY, FILE, Device, World, joined, parent_path
+from tests.client_agent.core.sim import DIRECTORY, FILE, Device, World, joined
 
 NAMES = ["a", "b", "c", "d.txt", "é"]  # no two that fold together: those wait for their user
 
@@ -125,10 +125,21 @@ def test_crashes_and_restarts(seed: int):
     run(2_000 + seed, devices=2, offline=0.2, loss=0.2, crash=0.05, delay=100)
 
 
+@pytest.mark.simulation
+@pytest.mark.parametrize("seed", range(20))
+def test_slow_disks_and_slow_answers(seed: int):
+    run(3_000 + seed, devices=3, actions=60, delay=1_500)
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize("seed", range(15))
+def test_all_at_once(seed: int):
+    run(4_000 + seed, devices=4, actions=50, offline=0.3, loss=0.3, crash=0.03, delay=400)
+
+
 def test_the_same_seed_gives_the_same_run():
     one, two = (run(7, devices=3, offline=0.3, loss=0.1) for _ in range(2))
     assert one.server.rows == two.server.rows
     assert one.devices[2].disk.listing() == two.devices[2].disk.listing()
 
 
-__all__ = ["parent_path"]
