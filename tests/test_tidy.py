@@ -68,8 +68,9 @@ TABLE = (
         # Beside the ports what both twins of a port share: mailboxes, buffered words, partitions.
         "protocol actors.ports actors.records actors.adapters actors.core.partition "
         "actors.mailbox actors.turn actors.outbox actors.ears actors.memory",
-        # msgspec to read and write what passes; aio_pika, aiormq and yarl are faststream's own language
-        "faststream piccolo asyncpg redis obstore cryptography structlog msgspec aio_pika aiormq yarl",
+        # msgspec to read and write what passes; the last three are faststream's own language
+        "faststream piccolo asyncpg redis obstore cryptography structlog msgspec "
+        "aio_pika aiormq yarl",
     ),
     rule("actors", "protocol actors", "msgspec structlog", never="actors.adapters"),
     rule(
