@@ -92,6 +92,9 @@ class RabbitTransport:
                 await transport._speaking.wait()
         except TimeoutError:
             log.warning("broker unreachable, still trying")
+        except asyncio.CancelledError:  # aio-pika would go on connecting, and never let exit
+            await transport.close()
+            raise
         return transport
 
     @property
@@ -163,6 +166,14 @@ class RabbitTransport:
             return
         self._closed, self._held = True, []
         try:
+            await self._drain()
+        finally:
+            await self._serving.close()
+            await self._speaking.close()
+            self._speaking_lost()
+
+    async def _drain(self) -> None:
+        try:
             async with asyncio.timeout(self._grace_s):
                 for mailboxes in self._mailboxes:
                     await mailboxes.idle()
@@ -174,12 +185,9 @@ class RabbitTransport:
             )
         for mailboxes in self._mailboxes:
             await mailboxes.abandon()
-        held, self._held = self._held, None
+        held, self._held = self._held or [], None
         for settle in held:
             await settle()
-        await self._serving.close()
-        await self._speaking.close()
-        self._speaking_lost()
 
     # --- speaking ---
 

@@ -120,6 +120,43 @@ async def test_it_closes_while_the_broker_is_away(world, proxy):
     await never.close()
 
 
+async def test_who_stops_while_it_opens_or_closes_leaves_nothing_behind(world, proxy):
+    """aio-pika's reconnecting task cannot be cancelled: left behind, it would never let us exit."""
+    before = asyncio.all_tasks()
+    await proxy.cut()
+    opening = asyncio.create_task(through(proxy, world))
+    await asyncio.sleep(0.1)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await proxy.mend()
+    log, worker = (
+        Log(),
+        await RabbitTransport.open(proxy.url, world.namespace, partitions=PARTITIONS),
+    )
+    log.gates[b"hangs"] = asyncio.Event()
+    await worker.consume(world.kind, log)
+    await worker.send(Address(world.kind, "a"), b"hangs")
+    await eventually(lambda: log.begun)
+    closing = asyncio.create_task(worker.close())
+    await asyncio.sleep(0.1)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    for box in worker._mailboxes:
+        await box.abandon()
+    await eventually(lambda: not left_of(before))
+
+
+def left_of(before: set[asyncio.Task]) -> list[asyncio.Task]:
+    """What of aio-pika still runs (the proxy's own tasks do not count)."""
+    return [
+        task
+        for task in asyncio.all_tasks() - before
+        if "aio_pika" in repr(task.get_coro()) or "Robust" in repr(task.get_coro())
+    ]
+
+
 async def test_a_queue_that_vanished_is_declared_again(world, amqp_url):
     gateway, log = await world.transport(), Log()
     to = Address(world.kind, "a")
