@@ -26,6 +26,7 @@ _UNREACHABLE = (
     asyncpg.ReadOnlySQLTransactionError,  # a failover left us on a standby
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,  # no such database
+    asyncpg.InternalClientError,  # used between the server's last words and the end of the stream
 )
 
 
