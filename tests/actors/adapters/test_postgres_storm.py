@@ -1,8 +1,8 @@
 """Several hosts on one space, connections cut at random: what must hold afterwards (SYNC.md 9).
 
-Planted bugs that this caught: what a page lists counted for each version, a Merkle sum replaced, the
-old head's mark left behind, a turn outside a transaction. And one of ours: a connection between the
-server's last words and the end of its stream was no outage, but a failure.
+Planted bugs that this caught: what a page lists counted for each version, a Merkle sum replaced,
+the old head's mark left behind, a turn outside a transaction. And one of ours: a connection between
+the server's last words and the end of its stream was no outage, but a failure.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from actors.ports import Overtaken, Unreachable
 from protocol import journal
 from protocol.entry import ChangeKind, NodeType
 from protocol.journal import op_id
+from protocol.messages.sync import StoredChunk
 from tests.contracts.house import Clock, Heard, House
 from tests.contracts.pen import Pen, chunk, content, ref
 from tests.contracts.store_contract import Home, home, stored_answer
@@ -81,6 +82,7 @@ async def cut(pool: asyncpg.Pool, done: asyncio.Event) -> int:
 async def device(store: PostgresStore, here: Home, pen: Pen, dice: Random) -> None:
     """Commit files, edits and deletions; every op until it has its answer, and never twice."""
     mine: list[tuple[bytes, tuple, int]] = []  # node, vector, place_rev
+    pages: list[StoredChunk] = []
     for number in range(COMMITS):
         parts = [chunk(f"{pen.device.hex()} {number} {n}") for n in range(3)]
         page = chunk(f"page {pen.device.hex()} {number}", tuple(ref(part) for part in parts))
@@ -91,9 +93,8 @@ async def device(store: PostgresStore, here: Home, pen: Pen, dice: Random) -> No
             pen.create(f"{name} s", content(f"{name} s", shared, parts[0])),
         ]
         if number % 3 == 2:  # the same page again: what it lists is counted once
-            changes.append(pen.create(f"{name} p", content(f"{name} p", first, paged=True)))
-        else:
-            first = page
+            changes.append(pen.create(f"{name} p", content(f"{name} p", pages[-1], paged=True)))
+        pages.append(page)
         made = [(change.node, ((pen.device, change.dot),), 1) for change in changes]
         if mine:
             node, vector, place_rev = mine.pop(dice.randrange(len(mine)))
