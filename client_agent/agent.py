@@ -8,6 +8,7 @@ A task that crashes is logged with a trace id and ends in its failure event: nev
 
 import asyncio
 import os
+import resource
 import secrets
 import signal
 import time
@@ -73,6 +74,7 @@ from protocol.names import RESERVED
 EVENTS_AT_ONCE = 64  # handled before their effects run, so that one Save serves them all
 NOTICES_MAX = 200
 DAY_S = 24 * 3600
+FILES_MAX = 65_536  # more are never open, and some systems name no limit
 
 log = structlog.get_logger()
 
@@ -390,6 +392,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     from client_agent.service import Service
 
     allow_leases()
+    _allow_files()
     profile = profiles.read(settings.home)
     assert profile is not None, "the command checks it"
     keystore = open_keystore(profile.keystore, settings.home)
@@ -406,6 +409,14 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
             await agent.run(ready)
     finally:
         await state.close()  # last: with it goes the lock that others wait for
+
+
+def _allow_files() -> None:
+    """Let this process open as many files as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _now_ms() -> int:

@@ -15,7 +15,7 @@ import msgspec
 from client_agent.adapters import profile as profiles
 from client_agent.adapters.profile import Profile
 from client_agent.adapters.secrets import DEVICE, MASTER, SESSION, Keystore
-from client_agent.adapters.server import Server, ServerFault
+from client_agent.adapters.server import Offline, Server, ServerFault
 from client_agent.crypto.devices import (
     DeviceSecrets,
     live,
@@ -33,6 +33,7 @@ from client_agent.crypto.keys import (
     seal_keyring,
 )
 from client_agent.crypto.recovery import RecoveryKeys, new_recovery_secret, words_of
+from client_agent.crypto.seal import SealBroken
 from client_agent.crypto.space_keys import SpaceKeys, new_secret
 from client_agent.crypto.wraps import unwrap_account, wrap_account, wrap_mk_for_device
 from client_agent.settings import write_private
@@ -115,7 +116,11 @@ async def register(
         keyring=keyring.sealed, home=space, history=history,
     )
     show(words_of(recovery))
-    session = await server.register(message)
+    try:
+        session = await server.register(message)
+    except Offline:
+        # If only the answer was lost, the account exists: the same message gets it again.
+        session = await server.register(message)
     profile = Profile(
         server=server.url, username=username, email=email, account=account.hex(),
         device=device.hex(), device_name=device_name, keystore=keystore.kind,
@@ -148,6 +153,8 @@ async def login(
     await _certify(server, answer, account, secrets, device_name)
     master, space = account.master, answer.spaces.spaces[0]
     open_keyring(master, answer.keyring).space_keys(space.space)
+    if space.owner_identity != account.identity_public:
+        raise SealBroken("the home space is said to be somebody else's")
     profile = Profile(
         server=server.url, username=username, account=master.account.hex(), device=device.hex(),
         device_name=device_name, keystore=keystore.kind,

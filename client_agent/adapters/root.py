@@ -17,7 +17,7 @@ from protocol.entry import NodeType
 from protocol.names import RESERVED
 
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-OPEN_MAX: Final = 256  # directories that one `Folders` keeps open
+OPEN_MAX: Final = 64  # directories that one `Folders` keeps open
 
 _KINDS: Final = {
     stats.S_IFREG: NodeType.FILE,
