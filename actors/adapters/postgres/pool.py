@@ -28,7 +28,7 @@ async def open_pool(
             dsn,
             min_size=1,
             max_size=connections_max,
-            init=_speak_milliseconds,
+            init=_introduce,
             reset=_leave_as_it_is,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=STATEMENT_TIMEOUT_S,
@@ -39,10 +39,18 @@ async def open_pool(
         raise Unreachable(f"database: {error}") from error
 
 
-async def _speak_milliseconds(connection: asyncpg.Connection) -> None:
+# asyncpg asks the server about every array type it meets: better once for all than in a turn.
+_ARRAYS = """
+SELECT $1::bytea[], $2::bigint[], $3::text[], $4::timestamptz[], $5::boolean[], $6::integer[],
+    $7::smallint[]
+"""
+
+
+async def _introduce(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec(
         "timestamptz", schema="pg_catalog", format="tuple", encoder=_encode_ms, decoder=_decode_ms
     )
+    await connection.prepare(_ARRAYS)
 
 
 async def _leave_as_it_is(connection: asyncpg.Connection) -> None:
