@@ -37,6 +37,13 @@ class LampWorld(RabbitWorld):
         self.kind = "lamp"
 
 
+@pytest.fixture
+async def world(amqp_url: str, namespace: str) -> AsyncIterator[LampWorld]:
+    made = LampWorld(amqp_url, namespace)
+    yield made
+    await made.close()
+
+
 class Counting:
     """The gateway's line, and how many answers came over it."""
 
@@ -62,10 +69,9 @@ async def proxies(amqp_url: str) -> AsyncIterator[list[Proxy]]:
         await proxy.cut()
 
 
-async def test_every_switch_switches_once(amqp_url, namespace, proxies, monkeypatch):
+async def test_every_switch_switches_once(amqp_url, namespace, world, proxies, monkeypatch):
     monkeypatch.setattr(rabbit, "RECONNECT_S", (0.02, 0.02))
     dice = random.Random(7)
-    world = LampWorld(amqp_url, namespace)
     feed, metered, fallback = MemoryFeed(), list[bytes](), MemoryTransport()
     told = MemoryTransport()
 
@@ -80,11 +86,14 @@ async def test_every_switch_switches_once(amqp_url, namespace, proxies, monkeypa
 
     async def worker(url: str) -> RabbitTransport:
         transport = await RabbitTransport.open(url, namespace, partitions=PARTITIONS, grace_s=1)
+        world._transports.append(transport)
         await host.serve(transport)
         return transport
 
     gateway = await RabbitTransport.open(proxies[0].url, namespace, partitions=PARTITIONS)
-    workers = [await worker(proxies[1].url), await worker(amqp_url)]
+    world._transports.append(gateway)
+    await worker(proxies[1].url)
+    await worker(amqp_url)
     await host.serve(fallback)
     clock = asyncio.get_running_loop().time
     line = Counting(gateway)
@@ -112,16 +121,18 @@ async def test_every_switch_switches_once(amqp_url, namespace, proxies, monkeypa
             await asyncio.sleep(dice.random() * 0.1)
             await proxy.mend()
             if dice.random() < 0.3:
-                workers.append(await worker(amqp_url))
+                short = await worker(amqp_url)
                 await asyncio.sleep(dice.random() * 0.05)
-                await workers[-1].close()
+                await short.close()
 
     harassing = asyncio.create_task(harass())
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        for lamp in range(LAMPS):
-            group.create_task(switch(f"lamp{lamp}"))
-    harassing.cancel()
-    await asyncio.gather(harassing, return_exceptions=True)
+    try:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for lamp in range(LAMPS):
+                group.create_task(switch(f"lamp{lamp}"))
+    finally:
+        harassing.cancel()
+        await asyncio.gather(harassing, return_exceptions=True)
     for lamp in range(LAMPS):
         assert store.states[Address("lamp", f"lamp{lamp}")][1] == SWITCHES
     await speaker.silent()
@@ -129,6 +140,5 @@ async def test_every_switch_switches_once(amqp_url, namespace, proxies, monkeypa
     assert {told.due_ms for told in store.rows.values()} == {61_000}  # but for what is not due
     assert line.answers, "nothing went over the broker"
     assert line.troubles, "nothing went wrong"
-    for transport in (gateway, *workers, fallback, told):
+    for transport in (fallback, told):
         await transport.close()
-    await world.close()
