@@ -161,17 +161,26 @@ async def test_piccolo_sees_the_columns_that_there_are(database_url, empty, monk
     assert not there, "tables that Piccolo does not know"
 
 
-async def test_piccolos_own_command_line_runs_them_too(database_url, empty):
-    """In a database of its own: Piccolo takes any schema's `migration` table for this one's."""
-    url = urlsplit(database_url)._replace(path=f"/{empty}").geturl()
+@pytest.fixture
+async def own_database(database_url, empty) -> AsyncIterator[str]:
     connection = await asyncpg.connect(database_url)
-    await connection.execute(f'CREATE DATABASE "{empty}" TEMPLATE template0')
-    inside = await asyncpg.connect(url)
+    await connection.execute(f'CREATE DATABASE "syncline_{empty}" TEMPLATE template0')
+    yield urlsplit(database_url)._replace(path=f"/syncline_{empty}").geturl()
+    await connection.execute(f'DROP DATABASE "syncline_{empty}" WITH (FORCE)')
+    await connection.close()
+
+
+async def test_piccolos_own_command_line_runs_them_too(own_database, empty):
+    """In a database of its own: Piccolo takes any schema's `migration` table for this one's."""
+    connection = await asyncpg.connect(own_database)
     for schema in schemas(empty):
-        await inside.execute(f'CREATE SCHEMA "{schema}"')
-    await inside.close()
-    conf = "actors.adapters.postgres.piccolo_conf"
-    said = {"PICCOLO_CONF": conf, "SYNCLINE_DATABASE_URL": url, "SYNCLINE_NAMESPACE": empty}
+        await connection.execute(f'CREATE SCHEMA "{schema}"')
+    await connection.close()
+    said = {
+        "PICCOLO_CONF": "actors.adapters.postgres.piccolo_conf",
+        "SYNCLINE_DATABASE_URL": own_database,
+        "SYNCLINE_NAMESPACE": empty,
+    }
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "piccolo.main", "migrations", "forwards", "syncline"),
@@ -181,10 +190,8 @@ async def test_piccolos_own_command_line_runs_them_too(database_url, empty):
     )
     output, _ = await child.communicate()
     assert child.returncode == 0, output.decode()
-    assert not (await status(url, empty)).pending, output.decode()
-    assert await migrate(url, empty, NOVEMBER_MS) == []
-    await connection.execute(f'DROP DATABASE "{empty}" WITH (FORCE)')
-    await connection.close()
+    assert not (await status(own_database, empty)).pending, output.decode()
+    assert await migrate(own_database, empty, NOVEMBER_MS) == []
 
 
 def plain(column_type: str) -> str:
