@@ -52,7 +52,7 @@ class Names:
         return RabbitExchange(f"{self._prefix}{kind}", type=ExchangeType.DIRECT, durable=True)
 
     def queue(self, kind: str, share: int) -> RabbitQueue:
-        """The queue of one partition. Not restored by aio-pika: its users declare it again."""
+        """The queue of one partition."""
         return RabbitQueue(
             f"{self._prefix}{kind}.{share}",
             queue_type=QueueType.QUORUM,
