@@ -97,6 +97,7 @@ class Feed:
                 message = await socket.receive(timeout=silent_s)
                 if message.type is not aiohttp.WSMsgType.BINARY:
                     return 0
+                self._server.count_frame("down_bytes", len(message.data))
                 try:
                     frame = decode(message.data, ServerFrame)
                 except msgspec.DecodeError as error:

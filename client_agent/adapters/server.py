@@ -85,7 +85,7 @@ class Server:
 
     Args: `sign` makes the device's signature of a refresh; `keep` stores a new session before it
     is used, so that a crash never leaves a token that was used already; `count` gets the bytes
-    of bodies, "up_bytes" and "down_bytes"; `over` hears that the user has to sign in again.
+    on the wire above TLS, "up_bytes" and "down_bytes"; `over` hears that the user has to sign in again.
     """
 
     def __init__(
@@ -160,18 +160,17 @@ class Server:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if body is not None:
             headers["Content-Type"] = MSGPACK
-        self._count("up_bytes", len(body or b""))
         try:
             async with self._http.request(
                 method, self.url + path, params=query, data=body, headers=headers,
                 allow_redirects=False,
             ) as response:
                 got = await response.read()
+                self._weigh(response, len(body or b""), len(got))
                 status, kind = response.status, response.content_type
                 wait = response.headers.get("Retry-After", "")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Offline(f"{type(error).__name__}: {error}") from None
-        self._count("down_bytes", len(got))
         if status >= 300:
             raise _fault_of(status, kind, got, wait)
         if answer is type(None):
@@ -181,6 +180,17 @@ class Server:
             return understood
         except msgspec.DecodeError as error:
             raise Offline(f"the answer to {path} is not understood: {error}") from None
+
+    def _weigh(self, response: aiohttp.ClientResponse, up_bytes: int, down_bytes: int) -> None:
+        """Count what a request and its answer weighed, bodies and headers."""
+        asked = response.request_info.headers.items()
+        self._count("up_bytes", up_bytes + sum(len(n) + len(v) + 4 for n, v in asked))
+        told = response.raw_headers
+        self._count("down_bytes", down_bytes + sum(len(n) + len(v) + 4 for n, v in told))
+
+    def count_frame(self, name: str, size_bytes: int) -> None:
+        """Count a frame of the feed, "up_bytes" or "down_bytes"."""
+        self._count(name, size_bytes)
 
     # ------------------------------------------------------------ session
 
