@@ -85,7 +85,8 @@ class Server:
 
     Args: `sign` makes the device's signature of a refresh; `keep` stores a new session before it
     is used, so that a crash never leaves a token that was used already; `count` gets the bytes
-    on the wire above TLS, "up_bytes" and "down_bytes"; `over` hears that the user has to sign in again.
+    on the wire above TLS, "up_bytes" and "down_bytes"; `over` hears that the user has to sign in
+    again.
     """
 
     def __init__(
