@@ -15,7 +15,7 @@ from apps.settings import Settings
 from protocol import limits
 
 BACKLOG = 1024
-KEEP_ALIVE_S = 75  # above a device's heartbeat, so that its connection stays
+KEEP_ALIVE_S = 120  # above the 75 s of devices: they close first, and never send into a closing one
 
 
 class Server(uvicorn.Server):

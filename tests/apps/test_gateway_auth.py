@@ -234,7 +234,7 @@ async def test_the_device_list_grows_by_compare_and_set(gateway: Running) -> Non
     once = await second.ask("PUT", path, asked, into=DeviceList)
     assert (await second.ask("PUT", path, asked, into=DeviceList)).entries == once.entries
     assert (await refused(third.certify(before))).code == "stale"
-    for n in (1 << 31, 1 << 62, 77):
+    for n in (3, 1 << 31, 1 << 62, 77):  # 3 is next, but does not follow this `prev`
         entry = third.entry(n, os.urandom(32))
         far = CertifyDevice(entry=entry, mk_for_device=b"x", sealed_name=b"x")
         said = await refused(third.ask("PUT", f"/auth/devices/{third.device.hex()}", far))
