@@ -161,7 +161,7 @@ async def login(
         identity_sign=account.identity_public.hex(), space=space.space.hex(),
         history=space.history.hex(), owner_identity=space.owner_identity.hex(),
     )
-    if again and before is not None:
+    if again and before is not None and before.account == profile.account:
         profile = profile.change(
             email=before.email, root=before.root, root_id=before.root_id,
             generation=before.generation, paused=before.paused,

@@ -45,6 +45,8 @@ SMALL_FILES_MAX, SMALL_BYTES_MAX = 128, 4 * MIB  # in one thread hop
 SESSION_FROM_BYTES: Final = 8 * MIB  # larger files open an upload session: quota is asked first
 FRAMING_BYTES: Final = 64  # of an item in a pack, without the refs of a page
 
+_SESSION_ENDED = (Code.UPLOAD_EXPIRED, Code.NOT_FOUND, Code.OUT_OF_ORDER)
+
 log = structlog.get_logger()
 
 Done = tuple[Draft, Stat, bool]  # what was read, its stat, whether it is racy
@@ -62,6 +64,9 @@ class Ingester:
         self._threads = ThreadPoolExecutor(THREADS, "ingest")
         self._packs = asyncio.Semaphore(PACKS_AT_ONCE)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        # By node: a repeat resumes its session, so that nothing is reserved twice.
+        self._sessions: dict[bytes, bytes] = {}
+        self._begun: set[bytes] = set()  # of these, the ones the server has heard of
 
     def close(self) -> None:
         """End the threads."""
@@ -187,6 +192,8 @@ class Ingester:
             except RootFault as fault:
                 return [Unread(item.node, "unreadable", None, str(fault))]
             except (Offline, ServerFault) as error:
+                if isinstance(error, ServerFault) and error.code in _SESSION_ENDED:
+                    self._sessions.pop(item.node, None)
                 return [_not_sent(item, error)]
             except Exception as error:
                 log.exception("reading failed", size_bytes=item.stat.size_bytes)
@@ -196,7 +203,7 @@ class Ingester:
         reading = await self._run(self._open, item)
         session = None
         if reading.stat.size_bytes > SESSION_FROM_BYTES:
-            session = new_id(os.urandom)
+            session = self._sessions.setdefault(item.node, new_id(os.urandom))
         parts: list[asyncio.Task[list[ChunkEntry]]] = []
         try:
             batches = reading.batches()
@@ -216,7 +223,6 @@ class Ingester:
             await asyncio.gather(*parts, return_exceptions=True)
             reading.close()
         draft = self._draft(item, reading.stat, None)
-        draft.upload = session
         draft.chunks = tuple(entries)
         if sum(entry.length for entry in entries) != reading.stat.size_bytes:
             raise NotNow("changed", "it has another size than its stat says", reading.stat)
@@ -225,7 +231,11 @@ class Ingester:
             [PackItem(page.blob, page.refs) for page in pages],
             [page.entry.ref for page in pages], session,
         )
+        if session is not None and session in self._begun:
+            draft.upload = session  # the commit that names it closes it
+            self._begun.discard(session)
         self._drafts.put(draft)
+        self._sessions.pop(item.node, None)
         return Read(
             item.node, reading.stat, draft.content_id, draft.version, draft.size_bytes, 0,
             reading.racy,
@@ -262,6 +272,7 @@ class Ingester:
             lacking = frozenset(await self._server.missing(space, addresses))
         else:
             request = UploadRequest(space=space, upload=session, refs=tuple(refs))
+            self._begun.add(session)
             lacking = frozenset((await self._server.begin_upload(request)).missing)
         wanted = [item for item, at in zip(items, addresses, strict=True) if at in lacking]
         for pack in packs(wanted):

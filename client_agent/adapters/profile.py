@@ -31,7 +31,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     root_id: str = ""  # what its marker file must say
     generation: int = -1  # of the newest database; -1 before the first
     paused: bool = False
-    signed_out: str = ""  # why, if the server ended the session
 
     def change(self, **facts: object) -> "Profile":
         """Return this profile with other facts."""

@@ -123,7 +123,7 @@ def login_command(
             )
 
     profile = asked(work, settings.server)
-    if before is not None and before.device != profile.device:
+    if before is not None and (before.device, before.space) != (profile.device, profile.space):
         set_aside(settings.home, "other-account")
     following = "syncline start" if profile.root else "syncline link DIR"
     text = f"Signed in as {username} on this device, {profile.device_name}.\nNext: {following}"

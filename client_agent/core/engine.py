@@ -16,6 +16,7 @@ state waits for the answer, and is planned then.
 """
 
 from client_agent.core import (
+    choosing,
     copying,
     following,
     observing,
@@ -31,6 +32,7 @@ from client_agent.core.events import (
     Applied,
     Apply,
     Approved,
+    Choose,
     Commit,
     CommitFailed,
     Committed,
@@ -173,6 +175,8 @@ class Engine:
         match event:
             case Paused():
                 state.paused = event.on
+            case Choose():
+                choosing.choose(state, event)
             case Named():
                 state.names = {**event.devices, **{state.device: state.names[state.device]}}
             case Approved():

@@ -20,6 +20,9 @@ is secret from the device and nothing here is sealed: the adapters seal, open, s
 
 from dataclasses import dataclass
 
+from client_agent.core.asked import Approved as Approved
+from client_agent.core.asked import Choose as Choose
+from client_agent.core.asked import Named as Named
 from client_agent.core.trees import Conflict, Cursor, Local, Remote, Stat, Synced
 from protocol.entry import ChangeKind, NodeType
 from protocol.journal import Outcome, RowKind
@@ -464,20 +467,6 @@ class Renewed:
 
 
 @dataclass(frozen=True, slots=True)
-class Approved:
-    """The user lets go on what a safety stop holds; `kind` as in the Tell, "" for all."""
-
-    kind: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """Names of devices by id, for the names of conflict copies."""
-
-    devices: dict[bytes, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Woken:
     """The time of a Wake has come."""
 
@@ -496,4 +485,4 @@ class Rescan:
 
 _FromDisk = Hinted | Scanned | Ingested | Applied
 _FromServer = Committed | CommitFailed | Pulled | PullFailed | Connected | Disconnected | Renewed
-Event = _FromDisk | _FromServer | Approved | Named | Paused | Rescan | Woken
+Event = _FromDisk | _FromServer | Approved | Choose | Named | Paused | Rescan | Woken

@@ -126,10 +126,11 @@ def _own(state: State, spec: ChangeSpec, row: RemoteChange, new: Remote) -> None
     forest, node = state.forest, spec.node
     old = forest.synced.get(node)
     state.yielded.discard(node)
-    if spec.copy_of is not None:
-        return  # a conflict copy comes to our disk as it does to others'
+    if spec.copy_of is not None or spec.kind is ChangeKind.SET_HEAD:
+        return  # it comes to our disk as it does to others'
     if spec.kind is ChangeKind.DELETE:
-        forest.drop_synced(node)
+        if node not in forest.local.rows:  # else it was chosen to go, and is removed now
+            forest.drop_synced(node)
         return
     base = old or Synced(node, b"", "", spec.type)
     if spec.parent is not None and spec.name is not None:

@@ -10,6 +10,7 @@ waits longer each time, with the reason shown. Nothing is ever deleted because o
 
 from dataclasses import replace
 
+from client_agent.core.choosing import choice_specs
 from client_agent.core.composing import Composer
 from client_agent.core.copying import copy_specs
 from client_agent.core.events import (
@@ -82,6 +83,7 @@ def dispatch(state: State) -> None:
     for node in composer.overflowed:
         state.forest.touch(node)
     specs = [*composer.specs, *copy_specs(state, COMMIT_CHANGES_MAX - len(composer.specs))]
+    specs += choice_specs(state, COMMIT_CHANGES_MAX - len(specs), composer.nodes)
     if specs:
         _send(state, specs)
 
@@ -164,6 +166,9 @@ def _refused(state: State, spec: ChangeSpec, result: ResultRefused) -> None:
         _renew(state)
     elif code == Code.CYCLE:
         state.yield_place(node)
+    elif spec.kind is ChangeKind.SET_HEAD:
+        state.pull_wanted = True
+        state.tell("choice_refused", state.path(node), code)
     elif spec.copy_of is not None:
         _copy_refused(state, spec, code)
     elif code in CURED_BY_PULL:

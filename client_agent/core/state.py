@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from client_agent.core.events import (
     ChangeSpec,
+    Choose,
     Commit,
     Effect,
     Happened,
@@ -139,6 +140,7 @@ class State:
     conflicts_of: dict[bytes, list[bytes]] = field(default_factory=dict)  # node -> losers
     copies_due: dict[bytes, None] = field(default_factory=dict)  # losers
     copy_attempts: dict[bytes, int] = field(default_factory=dict)
+    choices: dict[bytes, Choose] = field(default_factory=dict)  # by node
     names: dict[bytes, str] = field(default_factory=dict)  # of devices
     # the disk
     scanned: bool = False  # the whole folder, once

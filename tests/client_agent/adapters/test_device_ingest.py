@@ -15,7 +15,7 @@ from client_agent.adapters.reading import (
     open_ready,
 )
 from client_agent.adapters.root import Folders, stat_of
-from client_agent.adapters.server import ServerFault
+from client_agent.adapters.server import Offline, ServerFault
 from client_agent.adapters.state import State
 from client_agent.core import chunker
 from client_agent.core.events import Ingest, IngestItem, Read, Unread
@@ -133,6 +133,33 @@ async def test_a_large_file_is_uploaded_while_it_is_read(world):
     [again] = await world.ingest(world.item("f"))
     assert again.content_id == read.content_id
     assert world.space.put_bytes == sent, "a repeat sends nothing twice"
+
+
+async def test_a_repeat_resumes_its_session_unless_that_ended(world):
+    random_file(world.folder / "f", 9 * MIB)
+    item = world.item("f")
+    put = world.space.put_pack
+
+    async def cut_off(*_):
+        raise Offline("gone")
+
+    world.space.put_pack = cut_off
+    for _ in range(3):
+        [unread] = await world.ingest(item)
+        assert unread.reason == "offline"
+    assert len(world.space.sessions) == 1
+    world.space.fault = ServerFault(Fault(code=Code.UPLOAD_EXPIRED))
+    await world.ingest(item)
+    world.space.fault, world.space.put_pack = None, put
+    [read] = await world.ingest(item)
+    assert isinstance(read, Read)
+    assert len(world.space.sessions) == 2
+    draft = world.drafts.get(read.version)
+    assert draft.upload in world.space.sessions
+    world.state.learn((), draft.chunks)
+    [again] = await world.ingest(item)
+    assert len(world.space.sessions) == 2, "nothing to send, nothing to open"
+    assert world.drafts.get(again.version).upload is None
 
 
 async def test_a_long_chunk_list_goes_into_pages(world):
