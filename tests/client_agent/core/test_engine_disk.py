@@ -92,9 +92,14 @@ def test_nothing_goes_up_before_the_journal_was_read_to_its_head():
     one.disk.write("a", b"same")
     one.disk.write("b", b"b")
     world.run(2_000)
+    one.disk.mkdir("d")
+    world.run(2_000)
     one.disk.remove("a")
+    one.disk.remove("d")
     world.run(5_000)
     two.disk.write("a", b"same")
+    two.disk.mkdir("d")
+    two.disk.mkdir("own")
     world.page = 1  # the page with its deletion comes later
     two.online = True
     two.clear()
@@ -105,6 +110,7 @@ def test_nothing_goes_up_before_the_journal_was_read_to_its_head():
     assert "Ingest" not in names[: last_pull - 1]
     assert "Commit" not in names[: last_pull - 1]
     assert two.disk.files()["a"] == b"same", "a deletion from before we were here"
+    assert two.disk.is_dir("d")
     world.settle()
     world.check()
 
@@ -146,6 +152,21 @@ def test_a_move_between_two_hints_is_still_a_move(world, one):
     world.settle()
     world.check()
     assert "delete" not in " ".join(one.kinds())
+
+
+def test_a_move_is_still_a_move_after_a_crash_between_its_halves(world, one):
+    tree(world)
+    node = one.node("d/a")
+    one.disk.hint = lambda path: None
+    one.disk.rename("d/a", "moved")
+    one.feed(e.Hinted(frozenset({"d/a"})))
+    world.run(1_000)
+    assert node in one.state.missing
+    one.start()
+    world.run(1_000)
+    assert one.node("moved") == node
+    world.settle()
+    world.check()
 
 
 def test_a_hard_link_is_a_file_of_its_own(world, one):
@@ -277,6 +298,23 @@ def test_an_edit_while_reading_is_read_again(world, one, two):
     one.disk.write("a", b"333")
     world.settle()
     world.check()
+    assert two.disk.files() == {"a": b"333"}
+
+
+def test_a_reading_that_a_scan_overtook_is_done_again(world, one, two):
+    both(world, a="1")
+
+    def late(event):
+        one._reply_after, honest = type(one)._reply_after.__get__(one), one.feed
+        world.later(2_000, one, lambda: honest(event))
+
+    one._reply_after = late
+    world.random.randint, randint = (lambda low, high: low), world.random.randint
+    one.disk.write("a", b"22")
+    world.run(500)
+    world.random.randint = randint
+    one.disk.write("a", b"333")
+    world.run(5_000)
     assert two.disk.files() == {"a": b"333"}
 
 

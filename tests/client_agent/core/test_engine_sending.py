@@ -515,3 +515,59 @@ def test_a_resolved_conflict_is_gone(world, one, two):
     world.settle()
     assert one.engine.conflicts() == []
     world.check()
+
+
+# ------------------------------------------------------------------ choices
+
+
+def test_a_resolution_sets_the_head_and_deletes_the_copy_in_one_group(world, one, two):
+    both(world, a="1")
+    conflict(world, one, two)
+    two.go_online()
+    world.run(5_000)
+    world.settle()
+    (found,) = one.engine.conflicts()
+    lost = world.server.contents[found.loser].data
+    one.clear()
+    one.feed(e.Choose(found.node, found.loser, (found.copy,)))
+    world.run(5_000)
+    (commit,) = one.commits()
+    assert [s.kind for s in commit.changes] == [ChangeKind.SET_HEAD, ChangeKind.DELETE]
+    assert len({s.group for s in commit.changes}) == 1
+    world.settle()
+    world.check()
+    assert two.disk.files() == {"a": lost}
+
+
+def test_a_choice_made_without_seeing_an_edit_is_refused_and_told(world, one, two):
+    both(world, a="1")
+    node = one.node("a")
+    version = world.server.nodes[node].version
+    world.server.refuse[node] = "stale"
+    one.feed(e.Choose(node, version))
+    one.feed(e.Choose(b"?" * 16, version))
+    world.run(1_000)
+    told = [(t.kind, t.path, t.detail) for t in one.told]
+    assert ("choice_refused", "a", "stale") in told
+    assert ("choice_refused", "", "it is gone") in told
+    world.server.refuse.clear()
+    world.settle()
+    world.check()
+
+
+def test_a_choice_waits_for_what_is_under_way(world, one, two):
+    both(world, a="1")
+    node = one.node("a")
+    version = world.server.nodes[node].version
+    one.disk.write("a", b"2")
+    world.run(1_000)
+    one.disk.write("a", b"3")
+    for _ in range(100):
+        world.run(2)
+        if len(one.commits()) == 2:
+            break
+    one.feed(e.Choose(node, version))
+    world.run(3_000)
+    world.settle()
+    world.check()
+    assert two.disk.files() == {"a": b"1"}
