@@ -4,6 +4,10 @@ One thread. While something happens it looks every 5 ms (8 ms until a change is 
 quiet times less often. Whatever goes wrong (a name that is not UTF-8, watches used up, a folder
 that went away) ends the watch; a new one is made, and a hint says that anything may have changed.
 Where watches are used up the folder is looked at now and then instead, and that is said.
+
+An overflow of the kernel's queue is not reported by the library, so it is suspected: after a
+burst, and when this process stood still. What appears in a new folder before its own watch is
+attached is missed, so new folders are hinted at once more when things have calmed down.
 """
 
 import os
@@ -24,6 +28,10 @@ STEP_QUIET_MS: Final = 25
 QUIET_AFTER_S: Final = 20.0
 DEBOUNCE_MS: Final = 100  # the longest that changes are gathered
 TIMEOUT_MS: Final = 5_000  # how often the step is thought over
+CALM_MS: Final = 500  # no change for so long: the burst, or the making of folders, is over
+BURST_CHANGES: Final = 1_000  # in one batch; the kernel's queue has room for about 16,000
+STALLED_S: Final = 2.0  # later than it should be: this process, or the machine, was stopped
+ADDED: Final = 1  # watchfiles.Change.added
 RESTART_S, RESTART_MAX_S = 0.2, 60.0
 POLL_S: Final = 60.0  # where there can be no watch
 
@@ -85,20 +93,31 @@ class Watcher:
 
     def _follow(self, watch: RustNotify) -> None:
         step_ms, last = STEP_BUSY_MS, time.monotonic()
+        unsure, folders = False, set[str]()  # to be said when it is calm
         while not self._stopped.is_set():
-            found = watch.watch(DEBOUNCE_MS, step_ms, TIMEOUT_MS, self._stopped)
+            timeout_ms = CALM_MS if unsure or folders else TIMEOUT_MS
+            asked = time.monotonic()
+            found = watch.watch(DEBOUNCE_MS, step_ms, timeout_ms, self._stopped)
+            now = time.monotonic()
+            unsure |= now - asked > (timeout_ms + DEBOUNCE_MS) / 1000 + STALLED_S
             if isinstance(found, str):
-                if time.monotonic() - last > QUIET_AFTER_S:
-                    step_ms = STEP_QUIET_MS
                 if found == "stop":
                     return
+                if unsure or folders:
+                    self._emit(Hinted(frozenset(folders), lost=unsure))
+                    unsure, folders = False, set()
+                if now - last > QUIET_AFTER_S:
+                    step_ms = STEP_QUIET_MS
                 continue
-            step_ms, last = STEP_BUSY_MS, time.monotonic()
+            step_ms, last = STEP_BUSY_MS, now
+            unsure |= len(found) >= BURST_CHANGES
             paths = self._relative({path for _, path in found})
             if paths is None:
                 raise FileNotFoundError("the folder itself changed")
             if paths:
                 self._emit(Hinted(paths))
+            added = self._relative({path for kind, path in found if kind == ADDED}) or ()
+            folders |= {path for path in added if os.path.isdir(f"{self._root}/{path}")}
 
     def _relative(self, changed: set[str]) -> frozenset[str] | None:
         """Return paths below the root, ours left out; None: the root itself went away."""

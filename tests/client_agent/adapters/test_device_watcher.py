@@ -41,6 +41,29 @@ def test_changes_are_hinted_with_relative_paths(watched):
     assert "ä b" in both.paths
 
 
+def test_new_folders_are_hinted_once_more(watched):
+    folder, hints, _ = watched
+    (folder / "new/deep").mkdir(parents=True)
+    assert until(hints, lambda hint: "new" in hint.paths)
+    again = until(hints, lambda hint: "new" in hint.paths)
+    assert not again.lost
+
+
+def test_a_burst_may_have_lost_something(watched, monkeypatch):
+    monkeypatch.setattr("client_agent.adapters.watcher.BURST_CHANGES", 50)
+    folder, hints, _ = watched
+    for n in range(200):
+        (folder / f"f{n}").touch()
+    assert until(hints, lambda hint: hint.lost)
+
+
+def test_a_stop_of_this_process_may_have_lost_something(watched, monkeypatch):
+    monkeypatch.setattr("client_agent.adapters.watcher.STALLED_S", -1.0)
+    folder, hints, _ = watched
+    (folder / "f").touch()
+    assert until(hints, lambda hint: hint.lost)
+
+
 def test_our_own_folder_is_not_hinted(watched):
     folder, hints, _ = watched
     (folder / ".syncline/tmp").write_text("x")
