@@ -27,7 +27,13 @@ from client_agent.adapters.state import State
 from client_agent.core import chunker
 from client_agent.core.events import Ingest, Ingested, IngestItem, Read, Unread
 from client_agent.core.trees import Stat
-from client_agent.crypto.chunks import ChunkEntry, SealedChunk, seal_chunk
+from client_agent.crypto.chunks import (
+    COMPRESSION,
+    ChunkEntry,
+    SealedChunk,
+    seal_chunk,
+    sealed_bytes,
+)
 from client_agent.crypto.manifest import SealedPage, content_id, paginate
 from client_agent.crypto.space_keys import SpaceKeys
 from protocol.codec import sha256
@@ -43,6 +49,7 @@ PACKS_AT_ONCE: Final = 3
 LARGE_AT_ONCE: Final = 2
 SMALL_FILES_MAX, SMALL_BYTES_MAX = 128, 4 * MIB  # in one thread hop
 SESSION_FROM_BYTES: Final = 8 * MIB  # larger files open an upload session: quota is asked first
+DENSE_PROBE: Final = 8  # of a file that does not compress only each eighth batch is tried again
 FRAMING_BYTES: Final = 64  # of an item in a pack, without the refs of a page
 
 _SESSION_ENDED = (Code.UPLOAD_EXPIRED, Code.NOT_FOUND, Code.OUT_OF_ORDER)
@@ -149,12 +156,14 @@ class Ingester:
             target, chunker.VERSION,
         )
 
-    def _seal(self, plaintexts: Sequence[bytes]) -> list[SealedChunk | ChunkEntry]:
+    def _seal(
+        self, plaintexts: Sequence[bytes], compression: int | None = COMPRESSION
+    ) -> list[SealedChunk | ChunkEntry]:
         """Return each chunk sealed, or as the space holds it; in a thread."""
         pids = [self._keys.pid(plaintext) for plaintext in plaintexts]
         known = self._state.known_chunks(pids)
         return [
-            known.get(pid) or seal_chunk(self._keys, plaintext, pid=pid)
+            known.get(pid) or seal_chunk(self._keys, plaintext, compression, pid)
             for plaintext, pid in zip(plaintexts, pids, strict=True)
         ]
 
@@ -209,7 +218,8 @@ class Ingester:
             batches = reading.batches()
             while (batch := await self._run(next, batches, None)) is not None:
                 await self._packs.acquire()  # so memory holds a few batches, however many files
-                part = asyncio.create_task(self._part(batch, session))
+                probe = not reading.dense or len(parts) % DENSE_PROBE == 0
+                part = asyncio.create_task(self._part(reading, batch, session, probe))
                 part.add_done_callback(lambda _: self._packs.release())
                 parts.append(part)
                 for earlier in parts:
@@ -255,9 +265,15 @@ class Ingester:
         )
         return pages
 
-    async def _part(self, plaintexts: list[bytes], session: bytes | None) -> list[ChunkEntry]:
-        chunks = await self._run(self._seal, plaintexts)
+    async def _part(
+        self, reading: Reading, plaintexts: list[bytes], session: bytes | None, probe: bool
+    ) -> list[ChunkEntry]:
+        chunks = await self._run(self._seal, plaintexts, COMPRESSION if probe else None)
         fresh = [c for c in chunks if isinstance(c, SealedChunk)]
+        if probe and fresh:
+            reading.dense = all(
+                c.entry.sealed_bytes == sealed_bytes(c.entry.length) for c in fresh
+            )
         await self._send([PackItem(c.blob) for c in fresh], [c.entry.ref for c in fresh], session)
         return [c.entry if isinstance(c, SealedChunk) else c for c in chunks]
 

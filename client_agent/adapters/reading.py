@@ -59,6 +59,7 @@ class Reading:
     stat: Stat
     racy: bool
     cut: chunker.Cut
+    dense: bool = False  # what was read so far did not compress
 
     def check(self) -> None:
         """Make sure that the file is what it was. Raises NotNow. Call after the last byte."""

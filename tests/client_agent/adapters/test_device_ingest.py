@@ -135,6 +135,16 @@ async def test_a_large_file_is_uploaded_while_it_is_read(world):
     assert world.space.put_bytes == sent, "a repeat sends nothing twice"
 
 
+async def test_dense_and_light_parts_of_a_file_are_told_apart(world, monkeypatch):
+    # Light after dense is found again at the next probe; without probes 60 MiB are sent.
+    monkeypatch.setattr("client_agent.adapters.ingest.DENSE_PROBE", 2)
+    parts = (os.urandom(14 * MIB), os.urandom(20 * MIB).hex().encode(), os.urandom(6 * MIB))
+    (world.folder / "f").write_bytes(b"".join(parts))
+    [read] = await world.ingest(world.item("f"))
+    assert world.content(read) == b"".join(parts)
+    assert world.space.put_bytes < 52 * MIB
+
+
 async def test_a_repeat_resumes_its_session_unless_that_ended(world):
     random_file(world.folder / "f", 9 * MIB)
     item = world.item("f")
