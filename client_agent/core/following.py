@@ -132,7 +132,7 @@ def _own(state: State, spec: ChangeSpec, row: RemoteChange, new: Remote) -> None
         if node not in forest.local.rows:  # else it was chosen to go, and is removed now
             forest.drop_synced(node)
         return
-    base = old or Synced(node, b"", "", spec.type)
+    base = old or Synced(node, new.parent, new.name, spec.type)
     if spec.parent is not None and spec.name is not None:
         base = replace(base, parent=spec.parent, name=spec.name)
     if spec.version is not None:
@@ -147,8 +147,7 @@ def _own(state: State, spec: ChangeSpec, row: RemoteChange, new: Remote) -> None
         base = replace(
             base, content_id=new.content_id, version=new.version, vector=new.vector
         )
-    if base.parent:  # else it is a content without a place: forgotten meanwhile
-        forest.put_synced(base)
+    forest.put_synced(base)
 
 
 def _conflict(state: State, old: Remote | None, row: RemoteChange) -> None:
@@ -174,9 +173,8 @@ def _conflict(state: State, old: Remote | None, row: RemoteChange) -> None:
     state.unsaved_conflicts.add(row.loser)
     state.tell("conflict", state.path(row.node))
     state.note("conflict", row.node)
-    if not conflict.copied:
-        wait_ms = 0 if row.own else COPY_WAIT_MS
-        state.alarm(state.now_ms + wait_ms, "copy", row.loser)
+    wait_ms = 0 if row.own else COPY_WAIT_MS
+    state.alarm(state.now_ms + wait_ms, "copy", row.loser)
 
 
 def _copied(state: State, node: bytes) -> None:

@@ -92,6 +92,12 @@ class LocalTree:
             yield child
             stack += self.children(child)
 
+    def line(self, node: bytes | None) -> Iterator[bytes]:
+        """Yield a node and the directories above it, as far as they are known."""
+        while node is not None and node in self.rows:
+            yield node
+            node = self.rows[node].parent
+
     def between(self, node: bytes, ancestor: bytes) -> list[bytes]:
         """Return a node and what is above it up to `ancestor`; [] if it is not below that."""
         chain: list[bytes] = []

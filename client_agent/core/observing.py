@@ -7,12 +7,11 @@ deleted. What could not be read is unknown, never absent. Paths that we ourselve
 during the scan are looked at again afterwards.
 """
 
-from collections.abc import Container
 from dataclasses import replace
 
 from client_agent.core.events import Hinted, Scan, Scanned, Scope, Seen
 from client_agent.core.safety import EMPTIED, EMPTIED_MIN, ROOT_FAULT
-from client_agent.core.state import State, joined, parent_path
+from client_agent.core.state import State, parent_path
 from client_agent.core.trees import Local
 from protocol.entry import NodeType
 from protocol.ids import ROOT, new_id
@@ -108,12 +107,10 @@ def expire_missing(state: State) -> None:
         forest.touch(row.parent)
 
 
-def miss(state: State, node: bytes, found: Container[bytes] = ()) -> None:
-    """Give a vanished entry, and all below it that was not found, time to turn up elsewhere."""
+def miss(state: State, node: bytes) -> None:
+    """Give a vanished entry, and all below it, time to turn up elsewhere."""
     local = state.forest.local
     for gone in [*local.below(node), node]:
-        if gone in found:
-            continue
         row = local.rows[gone]
         state.missing[gone] = (row, state.now_ms + MOVE_WAIT_MS)
         state.missing_at[row.parent, row.name] = gone
@@ -220,6 +217,7 @@ class _Look:
         parent = self.at.get(above)
         if parent is None:
             parent = self.local.find(above)
+            self.matched.update(self.local.line(parent))
         if parent is None:
             self._look_higher(above)
             return
@@ -258,7 +256,7 @@ class _Look:
             if row.type is seen.type:
                 self._update(row, seen)
                 return node
-            miss(self.state, node, self.matched)
+            miss(self.state, node)
             return None
         node = self.state.missing_at.get((parent, name))
         if node is None or self.state.missing[node][0].type is not seen.type:
@@ -343,7 +341,7 @@ class _Look:
             gone = [n for n in gone if not self._doubtful(n)]
         for n in gone:
             if n in self.local.rows:
-                miss(self.state, n, self.matched)
+                miss(self.state, n)
 
     def _doubtful(self, node: bytes) -> bool:
         path = self.local.path(node)
@@ -366,9 +364,3 @@ def racy(state: State, node: bytes) -> None:
     path = state.forest.local.path(node)
     if row is not None and row.racy and path is not None:
         state.scan(path)
-
-
-def path_of(state: State, node: bytes, name: str) -> str | None:
-    """Return the path of a name in a directory on disk; None if the directory is not there."""
-    above = state.forest.local.path(node)
-    return None if above is None else joined(above, name)

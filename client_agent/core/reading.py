@@ -89,9 +89,7 @@ def _unread(state: State, unread: Unread) -> None:
         state.wait(node, reason, RECONNECT)
     elif reason in ("vanished", "changed"):
         state.wait(node, reason, WRITER)
-        path = state.forest.local.path(node)
-        if path is not None:
-            state.scan(path)
+        state.scan(state.path(node))
     elif reason == "busy":
         state.wait(node, reason, WRITER)
     else:

@@ -76,7 +76,6 @@ class _Batch:
         self.overflowed: list[bytes] = []
         self._made: dict[bytes, str] = {}  # directories made in this batch -> path
         self._left: set[bytes] = set()  # entries that leave their name in this batch
-        self._came: dict[tuple[bytes, str], bytes] = {}  # folded names taken in this batch
         self._active: list[bytes] = []
         self._bytes = 0
         self._ring = False  # what came up waits for itself
@@ -109,6 +108,9 @@ class _Batch:
         local, remote = self.forest.local.rows.get(node), self.forest.remote.rows.get(node)
         if step in (Step.MAKE, Step.PUT) and self._no_room(node, remote):
             return False
+        path = self._path(node, node) if local is not None else ""
+        if path is None:
+            return False
         if step is Step.MAKE or step is Step.SHIFT:
             assert remote is not None
             target = self._target(node, remote)
@@ -116,24 +118,23 @@ class _Batch:
                 return False
             if node in self.state.taking:
                 return True  # parked: the rest of the ring goes first
-            if step is Step.MAKE:
+            moved = local is not None and self._path(node, node) != path
+            if moved or self._target(node, remote) != target:
+                return False  # what had to leave took a folder along: paths are others then
+            if local is None:
                 self._make(remote, target)
             else:
-                assert local is not None
                 self._move(local, remote, target, "shift")
             return True
         assert local is not None
-        path = self._path(local.node, local.node)
-        if path is None:
-            return False
+        if step is Step.REMOVE:
+            return self._remove(local, remote, path)
         if step is Step.CLASH:
-            self._clash(local)
-        elif step is Step.PUT:
+            self._clash(local, path)
+        else:
             assert remote is not None
             self._put(remote, _Target(local.parent, local.name, path), local.stat)
             self._begin(node, "put", remote, local.parent, local.name, "", path)
-        else:
-            return self._remove(local, remote, path)
         return True
 
     # ------------------------------------------------------------ what has to hold
@@ -150,9 +151,6 @@ class _Batch:
         """Return the path of an entry; None, and a block, if a directory above it moves now."""
         names: list[str] = []
         while node != ROOT:
-            if node in self._made:
-                names.append(self._made[node])
-                break
             row = self.forest.local.rows.get(node)
             under_way = self.state.taking.get(node)
             if row is None or (under_way is not None and node != waiter):
@@ -182,10 +180,6 @@ class _Batch:
     def _name_is_free(self, node: bytes, target: _Target) -> bool:
         """See to it that whatever has that name on disk leaves it before."""
         folded = fold(target.name)
-        comer = self._came.get((target.parent, folded))
-        if comer is not None:
-            self.forest.block(node, comer)
-            return False
         for holder in self.forest.local.alike(target.parent, folded):
             if holder == node or holder in self._left:
                 continue
@@ -200,15 +194,14 @@ class _Batch:
 
     def _park(self, node: bytes) -> bool:
         """Take an entry out of a ring of renames, to a name of passage; it goes on from there."""
-        if not self.state.free(node):
-            return False
         local = self.forest.local.rows[node]
         name = f"moving {self.state.dice(6).hex()}"
         path = self._path(node, node)
-        if path is not None:
-            target = _Target(local.parent, name, joined(path.rpartition("/")[0], name))
-            self._move(local, None, target, "aside")
-        return path is not None
+        if path is None:
+            return False
+        target = _Target(local.parent, name, joined(path.rpartition("/")[0], name))
+        self._move(local, None, target, "aside")
+        return True
 
     # ------------------------------------------------------------ the steps
 
@@ -229,7 +222,6 @@ class _Batch:
             self._made[remote.node] = target.path
         else:
             self._put(remote, target, None)
-        self._came[target.parent, fold(target.name)] = remote.node
         self._begin(remote.node, "make", remote, target.parent, target.name, "", target.path)
 
     def _put(self, remote: Remote, target: _Target, expect: Stat | None) -> None:
@@ -252,19 +244,15 @@ class _Batch:
 
     def _move(self, local: Local, remote: Remote | None, target: _Target, step: str) -> None:
         source = self._path(local.node, local.node)
-        if source is None:
-            return
+        assert source is not None, "looked at before"
         self.steps.append(Move(local.node, source, target.path, local.stat))
         self._left.add(local.node)
-        self._came[target.parent, fold(target.name)] = local.node
         self._begin(local.node, step, remote, target.parent, target.name, source, target.path)
 
-    def _clash(self, local: Local) -> None:
+    def _clash(self, local: Local, path: str) -> None:
         """Give our own entry a conflict name; then it is sent under that."""
         state = self.state
         name = free_name(state, local.parent, local.name, state.device, state.now_ms)
-        path = self._path(local.node, local.node)
-        assert path is not None
         target = _Target(local.parent, name, joined(path.rpartition("/")[0], name))
         state.tell("name_clash", path, target.path)
         self._move(local, None, target, "clash")
