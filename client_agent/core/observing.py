@@ -134,9 +134,8 @@ def load(state: State, rows: dict[bytes, Local]) -> None:
             twice.append(other)
     lost = twice or _orphans(local.rows)
     while lost:
-        for node in lost:
-            if node in local.rows:
-                miss(state, node)
+        for node in lost:  # none is below another: what is displaced is no longer found by name
+            miss(state, node)
         lost = _orphans(local.rows)
 
 

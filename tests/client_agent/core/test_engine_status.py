@@ -254,6 +254,16 @@ def test_two_live_nodes_under_one_name_between_the_rows_of_a_group():
     assert (tree.holder(ROOT, "a"), tree.holder(ROOT, "b")) == (b.node, a.node)
 
 
+def test_several_names_on_one_disk_may_fold_together():
+    forest = Forest()
+    for node, name in ((b"a", "Xy"), (b"b", "xY"), (b"c", "xy")):
+        forest.put_local(Local(node, ROOT, name, NodeType.FILE, STAT))
+    assert forest.local.alike(ROOT, "xy") == [b"c", b"a", b"b"]
+    forest.drop_local(b"a")
+    forest.drop_local(b"c")
+    assert forest.local.alike(ROOT, "xy") == [b"b"]
+
+
 def test_the_wake_up_that_was_missed_is_healed(world, one, two):
     both(world, a="1")
     one.feed(e.Paused(True))
