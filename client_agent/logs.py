@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import TextIO
+from typing import TextIO, cast
 
 import structlog
 
@@ -24,9 +24,35 @@ def set_up(settings: Settings, to_file: bool) -> None:
             else structlog.dev.ConsoleRenderer(colors=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(_file(settings) if to_file else sys.stderr),
-        cache_logger_on_first_use=True,
+        logger_factory=structlog.PrintLoggerFactory(
+            cast(TextIO, Steady(_file(settings) if to_file else sys.stderr))
+        ),
+        cache_logger_on_first_use=False,
     )
+
+
+class Steady:
+    """A log that cannot stop the synchroniser: what a full disk refuses is lost, and counted."""
+
+    def __init__(self, file: TextIO) -> None:
+        """Write to this file."""
+        self._file = file
+        self.lost = 0
+
+    def write(self, text: str) -> int:
+        """Write, or lose it."""
+        try:
+            return self._file.write(text)
+        except OSError:
+            self.lost += 1
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or lose it."""
+        try:
+            self._file.flush()
+        except OSError:
+            self.lost += 1
 
 
 def _file(settings: Settings) -> TextIO:

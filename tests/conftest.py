@@ -5,6 +5,7 @@ exchanges, queues, channels and schemas, so that test runs side by side never me
 """
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import Coroutine, Iterator
@@ -32,6 +33,16 @@ structlog.configure(
         structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
     ]
 )
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """What a test makes of the log (a command's set-up, a captured stderr) ends with the test."""
+    logs, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
+    yield
+    structlog.configure(**logs)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
