@@ -343,9 +343,13 @@ class _Look:
                 miss(self.state, n)
 
     def _doubtful(self, node: bytes) -> bool:
+        """Say whether nothing can be concluded from an absence; look again if it was our doing."""
         path = self.local.path(node)
         assert path is not None
-        return _under(path, self.unknown) or _under(path, self.state.unsure)
+        if _under(path, self.state.unsure):
+            self.state.scan(path)
+            return True
+        return _under(path, self.unknown)
 
 
 def _same(row: Local, seen: Seen) -> bool:

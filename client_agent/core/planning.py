@@ -128,6 +128,7 @@ def _set(state: State, node: bytes, steps: Steps) -> None:
         state.plans[node] = steps
     else:
         state.plans.pop(node, None)
+        state.done(node)
     if _DESTROYS & set(steps):
         state.destructive.add(node)
     else:
