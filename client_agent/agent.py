@@ -95,6 +95,7 @@ class Agent:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake: asyncio.TimerHandle | None = None
+        self._pause_end: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.cursor, self.engine = self._engine()
         keystore = open_keystore(me.profile.keystore, settings.home)
@@ -140,7 +141,7 @@ class Agent:
                 self._lock_root(stack)
                 await self._clean()
                 if self.profile.paused:
-                    self.emit(Paused(True))
+                    await self.pause(True, self.profile.paused_until_ms)
                 self._watcher.start()
                 stack.callback(self._watcher.stop)
                 self.emit(Rescan())
@@ -170,8 +171,9 @@ class Agent:
             for task in every:
                 task.cancel()
             await asyncio.gather(*every, return_exceptions=True)
-            if self._wake is not None:
-                self._wake.cancel()
+            for timer in (self._wake, self._pause_end):
+                if timer is not None:
+                    timer.cancel()
 
     def _lock_root(self, stack: AsyncExitStack) -> None:
         """See to it that no other agent has the folder. Raises StateBusy."""
@@ -204,10 +206,24 @@ class Agent:
         self.signed_out = code
         self.emit(Disconnected(code))
 
-    async def pause(self, on: bool) -> None:
-        """Stop or resume sending and taking; remembered over restarts."""
-        self._keep_profile(paused=on)
+    async def pause(self, on: bool, until_ms: int = 0) -> None:
+        """Stop or resume sending and taking; remembered over restarts.
+
+        `until_ms` (wall clock) ends a pause by itself; 0: it lasts until it is resumed.
+        """
+        if self._pause_end is not None:
+            self._pause_end.cancel()
+            self._pause_end = None
+        self._keep_profile(paused=on, paused_until_ms=until_ms if on else 0)
         self.emit(Paused(on))
+        if on and until_ms:
+            wait_s = max(0, until_ms - _now_ms()) / 1000
+            self._pause_end = self._loop.call_later(wait_s, self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._pause_end = None
+        self._keep_profile(paused=False, paused_until_ms=0)
+        self.emit(Paused(False))
 
     def _keep_profile(self, **facts: object) -> None:
         stored = profiles.read(self.settings.home) or self.me.profile

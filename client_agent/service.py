@@ -156,9 +156,11 @@ class Service:
 
     # ------------------------------------------------------------ verbs
 
-    async def _pause(self) -> Document:
-        await self._agent.pause(True)
-        return await self._after_turn()
+    async def _pause(self, for_s: float = 0) -> Document:
+        until_ms = self._agent.now_ms() + int(for_s * 1000) if for_s else 0
+        await self._agent.pause(True, until_ms)
+        data = await self._after_turn()
+        return {**data, "paused_until": iso(until_ms) if until_ms else None}
 
     async def _resume(self) -> Document:
         await self._agent.pause(False)

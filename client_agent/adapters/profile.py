@@ -31,6 +31,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     root_id: str = ""  # what its marker file must say
     generation: int = -1  # of the newest database; -1 before the first
     paused: bool = False
+    paused_until_ms: int = 0  # wall clock; 0: until `resume`
 
     def change(self, **facts: object) -> "Profile":
         """Return this profile with other facts."""

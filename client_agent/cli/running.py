@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,13 +139,28 @@ def _until_unlocked(lock: Path) -> None:
         os.close(descriptor)
 
 
-@command("pause", click.option("--for", "span", help="Not in this release.", hidden=True))
+@command(
+    "pause",
+    click.option("--for", "span", metavar="SPAN", help="End it after so long: 90s, 30m, 2h, 1d."),
+)
 def pause_command(span: str | None) -> Answer:
     """Stop sending and fetching until `syncline resume`. Files stay as they are."""
-    if span:
-        raise CliError("usage", "--for comes with a later release", exit=Exit.USAGE)
-    data = control.ask(load().socket, "pause")
-    return Answer(data, "Paused. Resume with: syncline resume")
+    arguments = {"for_s": span_s(span)} if span else {}
+    data = control.ask(load().socket, "pause", **arguments)
+    end = f" It ends by itself after {span}." if span else ""
+    return Answer(data, f"Paused. Resume with: syncline resume.{end}")
+
+
+def span_s(text: str) -> int:
+    """Return the seconds of a span such as 90s, 30m, 2h or 1d, at most a year."""
+    found = re.fullmatch(r"([0-9]{1,8})([smhd])", text.strip())
+    seconds = int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]] if found else 0
+    if not 0 < seconds <= 366 * 86_400:
+        raise CliError(
+            "usage", f"{text!r} is no span of time", "Nothing was changed.",
+            "Say, for example: syncline pause --for 2h", Exit.USAGE,
+        )
+    return seconds
 
 
 @command("resume")

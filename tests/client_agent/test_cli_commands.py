@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -326,6 +327,22 @@ def test_a_day_with_the_agent(running, tmp_path):
     assert running.json("stop")["stopped"] is True
     assert running.json("stop")["stopped"] is False
     assert running.json("status", exit=Exit.NOT_RUNNING)["code"] == "not_running"
+
+
+def test_a_pause_can_end_by_itself_even_over_a_restart(running):
+    assert running.json("pause", "--for", "2h")["paused_until"] is not None
+    running.json("stop")
+    running.json("start")
+    assert running.json("status")["state"] == "paused", "remembered"
+    assert running.json("pause", "--for", "1s")["state"] == "paused"
+    (running.folder / "meanwhile.txt").write_text("waits for the end of the pause")
+    deadline = time.monotonic() + 30
+    while running.json("status")["state"] == "paused":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    running.json("wait", "--timeout", "30")
+    error = running.json("pause", "--for", "ever", exit=Exit.USAGE)
+    assert "no span" in error["title"]
 
 
 def test_pause_holds_changes_back(running):
