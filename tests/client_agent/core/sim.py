@@ -376,7 +376,9 @@ class Device:
 class World:
     """Time, dice and network for some devices and one server."""
 
-    def __init__(self, seed: int, devices: int = 2, *, loss=0.0, crash=0.0, delay_max_ms=20):
+    def __init__(
+        self, seed: int, devices: int = 2, *, loss=0.0, crash=0.0, delay_max_ms=20, server=None
+    ):
         self.random = random.Random(seed)
         self.loss, self.crash, self.delay_max_ms = loss, crash, delay_max_ms
         self.page = 1000
@@ -385,7 +387,7 @@ class World:
         self.now_ms = 1_700_000_000_000
         self.queue: list = []
         self.order = 0
-        self.server = Server()
+        self.server = server or Server()
         self.effects: dict[str, int] = {}
         self.devices: list[Device] = []
         for number in range(devices):
