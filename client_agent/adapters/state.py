@@ -25,6 +25,7 @@ import msgspec
 
 from client_agent.adapters.rows import CONFLICTS, LOCAL, QUEUE, REMOTE, SYNCED, Table
 from client_agent.core.events import Commit, Happened, Queued, Save
+from client_agent.core.loading import Sharing
 from client_agent.core.trees import Conflict, Cursor, Local, Remote, Synced
 from client_agent.crypto.chunks import ChunkEntry
 from client_agent.crypto.manifest import Manifest
@@ -168,15 +169,20 @@ class State:
             for name, value in facts.items()
             if name.startswith("count_")
         }
+        sharing = Sharing()
+        remote = self._load(REMOTE, sharing.remote)
         return Memory(
-            self._load(LOCAL), self._load(REMOTE), self._load(SYNCED), self._load(CONFLICTS),
-            self._load(QUEUE), cursor, int(facts.get("dots", 0)), int(facts.get("ops", 0)),
-            int(facts.get("hlc", 0)), stored, _sent.decode(facts.get("sent", _NONE_SENT)),
+            self._load(LOCAL, sharing.local), remote, self._load(SYNCED, sharing.synced),
+            self._load(CONFLICTS), self._load(QUEUE), cursor, int(facts.get("dots", 0)),
+            int(facts.get("ops", 0)), int(facts.get("hlc", 0)), stored,
+            _sent.decode(facts.get("sent", _NONE_SENT)),
         )
 
-    def _load(self, table: Table[T]) -> dict[bytes, T]:
+    def _load(
+        self, table: Table[T], share: Callable[[T], T] = lambda row: row
+    ) -> dict[bytes, T]:
         rows = self._writer.execute(f"SELECT * FROM {table.name}")
-        return {cells[0]: table.row(cells) for cells in rows}
+        return {cells[0]: share(table.row(cells)) for cells in rows}
 
     async def save(self, save: Save) -> None:
         """Write a `Save`, and what was learned before it, in one transaction on disk."""

@@ -19,6 +19,7 @@ from client_agent.core import (
     choosing,
     copying,
     following,
+    loading,
     observing,
     planning,
     reading,
@@ -80,12 +81,7 @@ class Engine:
             device, generation, dice, loaded.cursor, loaded.dots, loaded.ops, loaded.hlc,
             conflicts=dict(loaded.conflicts), names={device: device_name},
         )  # fmt: skip
-        forest = state.forest
-        observing.load(state, loaded.local)
-        for remote in loaded.remote.values():
-            forest.remote.put(remote)
-        forest.synced.update(loaded.synced)
-        forest.dirty.update(dict.fromkeys([*loaded.local, *loaded.remote, *loaded.synced]))
+        loading.load(state, loaded)
         for line in loaded.queue.values():
             if line.attempts:
                 state.waits[line.node] = Wait(line.attempts, line.not_before_ms, line.fault)

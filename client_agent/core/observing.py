@@ -119,30 +119,6 @@ def miss(state: State, node: bytes) -> None:
     state.alarm(state.now_ms + MOVE_WAIT_MS, "missing")
 
 
-def load(state: State, rows: dict[bytes, Local]) -> None:
-    """Take over the local tree that was saved.
-
-    Entries that were missing when we stopped are still in it: where two have one place, or the
-    directory of one is gone, the scan will tell what is there.
-    """
-    local = state.forest.local
-    twice: list[bytes] = []
-    for row in rows.values():
-        other = local.at(row.parent, row.name)
-        local.put(row)
-        if other is not None:
-            twice.append(other)
-    lost = twice or _orphans(local.rows)
-    while lost:
-        for node in lost:  # none is below another: what is displaced is no longer found by name
-            miss(state, node)
-        lost = _orphans(local.rows)
-
-
-def _orphans(rows: dict[bytes, Local]) -> list[bytes]:
-    return [n for n, row in rows.items() if row.parent != ROOT and row.parent not in rows]
-
-
 def settle(state: State, row: Local) -> None:
     """Record what a step of ours put in its place. What we thought was there has vanished."""
     other = state.forest.local.at(row.parent, row.name)

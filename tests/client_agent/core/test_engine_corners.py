@@ -8,6 +8,7 @@ from client_agent.core import composing, copying, engine, observing, sending, ta
 from client_agent.core import events as e
 from client_agent.core.composing import Composer
 from client_agent.core.engine import Engine, Loaded
+from client_agent.core.loading import Sharing
 from client_agent.core.planning import adopt
 from client_agent.core.trees import Conflict, Cursor, Local, Remote, Stat, Synced
 from protocol.entry import NodeType
@@ -246,6 +247,34 @@ def test_saved_rows_of_missing_entries_are_settled_by_the_scan():
     found = Engine(b"x" * 16, 0, loaded, lambda n: b"r" * n)
     assert found._state.forest.local.rows.keys() == {B}
     assert found._state.missing.keys() == {A, C, D, b"e" * 16}
+
+
+def test_rows_from_the_disk_share_equal_values_and_stay_equal():
+    def fresh(value):
+        return bytes(bytearray(value))
+
+    sharing = Sharing()
+    vector = ((fresh(D), 1),)
+    rows = [
+        Remote(fresh(n), fresh(ROOT), "name", FILE, 1, True, fresh(C), fresh(B), vector,
+               device=fresh(D))
+        for n in (A, B)
+    ]  # fmt: skip
+    a, b = (sharing.remote(row) for row in rows)
+    assert [a, b] == rows
+    assert a.device is b.device is a.vector[0][0]
+    old = Synced(fresh(A), fresh(ROOT), "name", FILE, fresh(B), fresh(D), ((fresh(D), 1),))
+    synced = sharing.synced(old)
+    assert synced == old
+    assert (synced.content_id, synced.vector) == (a.content_id, a.vector)
+    assert synced.vector is a.vector
+    other = replace(old, vector=((D, 2),))
+    assert sharing.synced(other) == other
+    here = Local(fresh(A), fresh(ROOT), "nam" + "e", FILE, STAT, fresh(B))
+    assert sharing.local(here) == here
+    assert sharing.local(here).content_id is a.content_id
+    assert sharing.local(replace(here, node=C)).node == C
+    assert sharing.synced(replace(old, node=C)).node == C
 
 
 def test_a_reused_inode_is_no_move(world, one):
