@@ -10,6 +10,7 @@ from client_agent.core.composing import Composer
 from client_agent.core.engine import Engine, Loaded
 from client_agent.core.loading import Sharing
 from client_agent.core.planning import adopt
+from client_agent.core.state import Taking
 from client_agent.core.trees import Conflict, Cursor, Local, Remote, Stat, Synced
 from protocol.entry import NodeType
 from protocol.ids import ROOT
@@ -416,3 +417,17 @@ def test_a_first_failure_is_not_shown_as_a_fault(world, one):
     both(world, a="1")
     one.state.wait(one.node("a"), "busy")
     assert one.engine.status().faults == {}
+
+
+def test_nothing_is_parked_below_a_folder_that_moves_now(world, one):
+    one.disk.mkdir("d")
+    one.disk.write("d/a", b"1")
+    both(world, keep="k")
+    state, top, child = one.state, one.node("d"), one.node("d/a")
+    state.taking[top] = Taking("shift", None, ROOT, "e", "d", "e")
+    batch = taking._Batch(state)
+    assert not batch._park(child)
+    assert batch.steps == []
+    del state.taking[top]
+    assert batch._park(child)
+    assert isinstance(batch.steps[0], e.Move)
