@@ -254,12 +254,13 @@ class Device:
     def run(self, *arguments: str, password: bool = False, timeout_s: float = 300) -> Any:
         """Run `syncline … --json`; return its data. Raises LabError if the exit is not 0 or 6."""
         done = self.call(*arguments, "--json", password=password, timeout_s=timeout_s)
-        if done.returncode not in (0, 6):
+        answer = json.loads(done.stdout) if done.stdout.strip() else {"ok": True, "data": None}
+        if done.returncode not in (0, 6) or not answer["ok"]:
             raise LabError(
                 f"{self.name}: syncline {' '.join(arguments)} -> {done.returncode}\n"
                 f"{done.stdout}{done.stderr}\n{self.log_tail()}"
             )
-        return json.loads(done.stdout)["data"] if done.stdout.strip() else None
+        return answer["data"]
 
     def call(
         self, *arguments: str, password: bool = False, timeout_s: float = 300

@@ -94,23 +94,26 @@ class Placer:
     def __init__(self, folders: Folders) -> None:
         """Use the batch's open directories."""
         self._folders = folders
-        self._tmp = folders.directory(TMP)
         self._touched: set[str] = set()
 
     def run(self, step: DiskStep, staged: Staged | None) -> Stat | None:
         """Do one step; the stat of what is there now, None after a Remove. Raises NotDone."""
         check_path(step.path)
         try:
-            if isinstance(step, MakeDirectory):
-                return self._make(step)
-            if isinstance(step, PutFile | PutLink):
-                assert staged is not None
-                return self._put(step, staged)
-            if isinstance(step, Move):
-                return self._move(step)
-            self._remove(step)
+            with self._folders.step():
+                return self._run(step, staged)
         except OSError as error:
             raise NotDone.of(error) from None
+
+    def _run(self, step: DiskStep, staged: Staged | None) -> Stat | None:
+        if isinstance(step, MakeDirectory):
+            return self._make(step)
+        if isinstance(step, PutFile | PutLink):
+            assert staged is not None
+            return self._put(step, staged)
+        if isinstance(step, Move):
+            return self._move(step)
+        self._remove(step)
         return None
 
     def flush(self) -> None:
@@ -126,6 +129,10 @@ class Placer:
         finally:
             for descriptor in found:
                 os.close(descriptor)
+
+    @property
+    def _tmp(self) -> int:
+        return self._folders.directory(TMP)
 
     def _parent(self, path: str) -> tuple[int, str]:
         self._touched.add(path.rpartition("/")[0])

@@ -7,6 +7,8 @@ before, O_NOFOLLOW: a link in the middle, put there by whoever, is "not there".
 import os
 import stat as stats
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -66,6 +68,7 @@ class Folders:
         """Open the root. Raises RootFault."""
         self.root = root.open()
         self._open: OrderedDict[str, int] = OrderedDict()
+        self._in_step = False
 
     def __enter__(self) -> "Folders":
         return self
@@ -83,21 +86,40 @@ class Folders:
         self._open.clear()
         os.close(self.root)
 
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Keep every descriptor open until the end: a step has several in hand at once."""
+        self._in_step = True
+        try:
+            yield
+        finally:
+            self._in_step = False
+            self._trim()
+
     def directory(self, path: str) -> int:
-        """Return the descriptor of a directory; it is closed by and by, so use it at once.
+        """Return the descriptor of a directory. Use it at once, or within one `step`: after that
+        it may be closed, and its number be another folder's.
 
         Raises OSError (ENOENT, ENOTDIR, ELOOP: not there as a real directory).
         """
         if not path:
             return self.root
+        descriptor = self._reach(path)
+        if not self._in_step:
+            self._trim()
+        return descriptor
+
+    def _trim(self) -> None:
+        while len(self._open) > OPEN_MAX:
+            os.close(self._open.popitem(last=False)[1])
+
+    def _reach(self, path: str) -> int:
         found = self._open.get(path)
         if found is not None:
             self._open.move_to_end(path)
             return found
         above, _, name = path.rpartition("/")
-        descriptor = os.open(name, DIRECTORY, dir_fd=self.directory(above))
-        while len(self._open) >= OPEN_MAX:
-            os.close(self._open.popitem(last=False)[1])
+        descriptor = os.open(name, DIRECTORY, dir_fd=self._reach(above) if above else self.root)
         self._open[path] = descriptor
         return descriptor
 
