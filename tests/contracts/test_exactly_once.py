@@ -7,7 +7,7 @@ is away the gateway hosts the actors itself.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -69,6 +69,22 @@ async def proxies(amqp_url: str) -> AsyncIterator[list[Proxy]]:
         await proxy.cut()
 
 
+async def harass(
+    proxies: list[Proxy], dice: random.Random, worker: Callable[[], Awaitable[RabbitTransport]]
+) -> None:
+    """Cut lines at random, and let workers come and go, until cancelled."""
+    while True:
+        await asyncio.sleep(dice.random() * 0.2)
+        proxy = dice.choice(proxies)
+        await proxy.cut()
+        await asyncio.sleep(dice.random() * 0.1)
+        await proxy.mend()
+        if dice.random() < 0.3:
+            short = await worker()
+            await asyncio.sleep(dice.random() * 0.05)
+            await short.close()
+
+
 async def test_every_switch_switches_once(amqp_url, namespace, world, proxies, monkeypatch):
     monkeypatch.setattr(rabbit, "RECONNECT_S", (0.02, 0.02))
     dice = random.Random(7)
@@ -113,19 +129,7 @@ async def test_every_switch_switches_once(amqp_url, namespace, world, proxies, m
             if dice.random() < 0.3:
                 store.trouble.append(dice.choice(TROUBLES)("planted"))
 
-    async def harass() -> None:
-        while True:
-            await asyncio.sleep(dice.random() * 0.2)
-            proxy = dice.choice(proxies)
-            await proxy.cut()
-            await asyncio.sleep(dice.random() * 0.1)
-            await proxy.mend()
-            if dice.random() < 0.3:
-                short = await worker(amqp_url)
-                await asyncio.sleep(dice.random() * 0.05)
-                await short.close()
-
-    harassing = asyncio.create_task(harass())
+    harassing = asyncio.create_task(harass(proxies, dice, lambda: worker(amqp_url)))
     try:
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             for lamp in range(LAMPS):
