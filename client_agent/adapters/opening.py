@@ -10,14 +10,14 @@ from client_agent.adapters.state import Known, State
 from client_agent.core.events import RemoteChange
 from client_agent.core.trees import Cursor
 from client_agent.crypto.chunks import ChunkEntry
-from client_agent.crypto.commits import VerifiedRow, verify_rows
+from client_agent.crypto.commits import RowBroken, VerifiedRow, verify_rows
 from client_agent.crypto.manifest import Manifest, open_content
 from client_agent.crypto.names import copy_node, open_place
 from client_agent.crypto.seal import SealBroken
 from client_agent.crypto.space_keys import EpochMissing
 from protocol.entry import Change, ChangeKind, Content
 from protocol.journal import CommitProof, decode_header
-from protocol.vector import add
+from protocol.vector import Vector, add, is_canonical
 
 
 class Opened(NamedTuple):
@@ -71,7 +71,7 @@ def _open(
     facts |= {
         "change": change.kind, "type": change.type, "device": header.device,
         "own": header.device == me.device, "dot": change.dot, "op": header.op,
-        "hlc": change.hlc,
+        "hlc": change.hlc, "place_rev_before": change.place_rev,
     }
     faults = [_open_place(change, me, facts)]
     if change.content is not None:
@@ -98,11 +98,9 @@ def _open_content(
     contents: list[Known],
 ) -> str:
     facts |= {"version": content.version, "content_id": content.content_id}
+    facts["vector"] = _vector(change, device)
     try:
-        facts["vector"] = add(change.base, (device, change.dot))
         manifest = open_content(me.keys, change.node, content)
-    except AssertionError:
-        return "content: its number was used before"
     except (SealBroken, EpochMissing) as error:
         return f"content: {error}"
     contents.append(Known(content.version, change.node, content.content_id, manifest))
@@ -110,12 +108,19 @@ def _open_content(
     return ""
 
 
+def _vector(change: Change, device: bytes) -> Vector:
+    """Return a change's own vector. Raises RowBroken: its number was used before."""
+    if not is_canonical(change.base) or dict(change.base).get(device, 0) >= change.dot:
+        raise RowBroken("a change with a number that was used before")
+    return add(change.base, (device, change.dot))
+
+
 def _set_head(
     change: Change, device: bytes, state: State, facts: dict[str, Any], contents: list[Known]
 ) -> str:
     """A version becomes head again: its manifest is one we learned when it was made."""
     assert change.version is not None
-    facts |= {"version": change.version, "vector": add(change.base, (device, change.dot))}
+    facts |= {"version": change.version, "vector": _vector(change, device)}
     known = next((k for k in contents if k.version == change.version), None)
     known = known or state.content(change.version)
     if known is None or known.node != change.node:

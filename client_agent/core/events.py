@@ -339,7 +339,8 @@ class RemoteChange:
     Place fields are set if the change has a place, content fields if it has content (or, for
     `set_head` and conflicts, of the version that is head now). `vector` is the change's own:
     its base and its dot. `copy`: the id a conflict copy of `loser` must have.
-    `fault`: the row verifies, but its name or manifest cannot be used here.
+    `place_rev` is the node's after it, as the server says, `place_rev_before` what its author
+    signed. `fault`: the row verifies, but its name or manifest cannot be used here.
     """
 
     seq: int
@@ -355,6 +356,7 @@ class RemoteChange:
     op: int = 0
     hlc: int = 0
     place_rev: int = 0
+    place_rev_before: int = 0
     parent: bytes | None = None
     name: str | None = None
     version: bytes | None = None

@@ -17,6 +17,9 @@ from protocol.entry import ChangeKind
 from protocol.journal import Outcome, RowKind
 
 COPY_WAIT_MS = 60_000  # after which any device makes the copy that its maker did not
+_PLACING = frozenset(
+    {ChangeKind.CREATE, ChangeKind.MOVE, ChangeKind.DELETE, ChangeKind.RESTORE}
+)
 _STOPS = frozenset({"bad_head", "history_lost", "history_changed", "bad_signature"})
 
 
@@ -46,11 +49,38 @@ def pulled(state: State, event: Pulled) -> None:
         return
     for row in event.rows:
         if row.seq == state.cursor.seq + 1:
+            if not _follows(state.forest.remote.rows.get(row.node), row):
+                state.hold(HISTORY, "bad_head")
+                return
             _take_in(state, row)
     if event.more:
         state.pull_wanted = True
     elif event.asked:
         caught_up(state)
+
+
+def _follows(old: Remote | None, row: RemoteChange) -> bool:
+    """Say whether a change may come after what we know of its node.
+
+    Its author signed it, but the server says when: it could show an old one again, and so undo
+    what came later. The server's own rules refuse all of this (actors/core), so an honest journal
+    never holds it.
+    """
+    if row.kind is not RowKind.CHANGE:
+        return True
+    place_rev, seen = (old.place_rev, old.vector) if old else (0, vector.EMPTY)
+    if row.change in _PLACING:
+        if row.place_rev_before != place_rev or row.place_rev != place_rev + 1:
+            return False
+    elif row.place_rev not in (0, place_rev):
+        return False
+    if row.version is None:
+        return True
+    dot = (row.device, row.dot)
+    if dict(seen).get(row.device, 0) >= row.dot:
+        return False
+    accepted = row.outcome is Outcome.ACCEPTED
+    return not accepted or vector.join(seen, (dot,)) == row.vector
 
 
 def caught_up(state: State) -> None:

@@ -26,6 +26,7 @@ from client_agent.core.events import (
     Remove,
     StepDone,
 )
+from client_agent.crypto import manifest
 from protocol.entry import NodeType
 from tests.client_agent.adapters.device_fakes import Space, keys, linked, random_file
 
@@ -352,6 +353,23 @@ async def test_an_edit_of_a_large_file_fetches_what_changed(world):
     [stat] = await world.apply(expecting(step, stat))
     assert (world.folder / "f").read_bytes() == changed
     assert world.space.fetched_bytes < 2.5 * MIB
+
+
+@pytest.mark.parametrize("harm", [None, b"?"])
+async def test_an_old_list_that_is_lost_or_damaged_keeps_nothing_back(world, monkeypatch, harm):
+    monkeypatch.setattr(manifest, "INLINE_ENTRIES_MAX", 4)
+    content = os.urandom(6 * MIB)
+    old = await world.version("f", content)
+    [stat] = await world.apply(old)
+    step = await world.version("f", b"!" + content)
+    [page] = world.state.content(old.version).manifest.pages
+    if harm is None:
+        del world.space.blobs[page.address]  # its version was pruned
+    else:
+        world.space.blobs[page.address] = harm
+    [stat] = await world.apply(expecting(step, stat))
+    assert stat == world.stat("f")
+    assert (world.folder / "f").read_bytes() == b"!" + content
 
 
 @pytest.mark.parametrize("missing", ["renameat2", "syncfs"])

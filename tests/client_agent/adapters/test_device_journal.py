@@ -318,6 +318,17 @@ async def test_set_head_shows_the_version_it_chooses(world):
     assert "not known" in second.rows[1].fault
 
 
+@pytest.mark.parametrize("kind", [ChangeKind.MODIFY, ChangeKind.SET_HEAD])
+async def test_a_number_that_its_own_base_has_seen_is_not_believed(world, kind):
+    """A device gone bad signs it; that it is refused must not hang on an assertion."""
+    draft(world.ada)
+    bad = ChangeSpec(
+        kind, NODE, NodeType.FILE, 2, 6, base=((world.ada.me.device, 2),), version=b"v" * 16
+    )
+    await commit(world.ada, bad)
+    assert await pull(world.bob) == PullFailed("bad_head")
+
+
 async def test_uploads_that_the_commit_did_not_name_are_ended(world):
     for n in (1, 2):
         made = draft(world.ada, bytes([n]) * 16, bytes([n]), bytes([n]) * 16)

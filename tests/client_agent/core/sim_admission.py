@@ -106,7 +106,7 @@ class AdmittingServer(Server):
         return replace(
             opened,
             change=change.kind, type=change.type, device=device, dot=change.dot,
-            hlc=change.hlc, place_rev=row.place_rev,
+            hlc=change.hlc, place_rev=row.place_rev, place_rev_before=change.place_rev,
             parent=change.place.parent if change.place else None,
             name=change.place.sealed.decode() if change.place else None,
             version=shown.version if shown else None,

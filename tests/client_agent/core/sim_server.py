@@ -205,6 +205,7 @@ class Server:
                 dot=spec.dot,
                 hlc=spec.hlc,
                 place_rev=new.place_rev,
+                place_rev_before=spec.place_rev,
                 parent=spec.parent,
                 name=spec.name,
                 version=shown.version if shown else None,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from client_agent.core import composing, copying, engine, observing, sending, taking
+from client_agent.core import composing, copying, engine, following, observing, sending, taking
 from client_agent.core import events as e
 from client_agent.core.composing import Composer
 from client_agent.core.engine import Engine, Loaded
@@ -431,3 +431,52 @@ def test_nothing_is_parked_below_a_folder_that_moves_now(world, one):
     del state.taking[top]
     assert batch._park(child)
     assert isinstance(batch.steps[0], e.Move)
+
+
+# ------------------------------------------------------------------ rows shown again
+
+ROW = e.RemoteChange(
+    0, b"h", RowKind.CHANGE, A, 0, change="modify", device=C, dot=9, place_rev=1, version=D,
+    content_id=b"c", vector=((C, 9),),
+)  # fmt: skip
+KNOWN = Remote(A, ROOT, "a", FILE, 1, True, version=B, vector=((C, 5),))
+
+
+@pytest.mark.parametrize(
+    ("old", "changed", "follows"),
+    [
+        (KNOWN, {"kind": RowKind.VERSION_PRUNED}, True),
+        (KNOWN, {}, True),
+        (KNOWN, {"dot": 5, "vector": ((C, 5),)}, False),  # the same edit again
+        (KNOWN, {"vector": ((C, 9), (D, 1))}, False),  # "accepted", yet it did not see the head
+        (KNOWN, {"vector": ((C, 9), (D, 1)), "outcome": Outcome.WON}, True),
+        (KNOWN, {"place_rev": 7}, False),  # a content moves nothing
+        (KNOWN, {"change": "delete", "version": None}, False),  # one before the last move
+        (KNOWN, {"change": "delete", "version": None, "place_rev_before": 1}, False),
+        (
+            KNOWN,
+            {"change": "delete", "version": None, "place_rev_before": 1, "place_rev": 2},
+            True,
+        ),
+        (KNOWN, {"change": "create"}, False),
+        (None, {"change": "create"}, True),
+    ],
+)
+def test_only_what_may_come_next_is_followed(old, changed, follows):
+    assert following._follows(old, replace(ROW, **changed)) is follows
+
+
+def test_an_edit_that_is_shown_again_overwrites_nothing(world, one, two):
+    """A hostile server repeats a row that was signed long ago: the device had taken it."""
+    both(world, a="1")
+    two.disk.write("a", b"2")
+    world.settle()
+    again = world.server.rows[-1]
+    two.disk.write("a", b"3")
+    world.settle()
+    seq = len(world.server.rows) + 1
+    replayed = replace(again, seq=seq, hash=b"h" * 32)
+    one.feed(e.Pulled(HISTORY, seq - 1, (replayed,), seq, asked=False))
+    assert one.state.holds["history"] == "bad_head"
+    assert one.state.cursor.seq == seq - 1
+    assert one.disk.files()["a"] == b"3"
