@@ -29,6 +29,7 @@ from client_agent.adapters.drafts import Drafts
 from client_agent.adapters.feed import Feed
 from client_agent.adapters.ingest import Ingester
 from client_agent.adapters.journal import Journal
+from client_agent.adapters.link import LOCK
 from client_agent.adapters.reading import allow_leases
 from client_agent.adapters.root import Root, RootFault
 from client_agent.adapters.scanner import scan
@@ -178,7 +179,7 @@ class Agent:
     def _lock_root(self, stack: AsyncExitStack) -> None:
         """See to it that no other agent has the folder. Raises StateBusy."""
         try:
-            lock = lock_file(self.root.path / RESERVED / "lock")
+            lock = lock_file(self.root.path / RESERVED / LOCK)
         except OSError as error:
             log.warning("folder not locked", error=str(error))  # missing: the scan says so
             return

@@ -151,6 +151,11 @@ class Service:
         if now.state == "paused":
             raise Declined("paused", "Synchronising is paused", "", "Run: syncline resume")
         lasting = {path: why for path, why in now.faults.items() if why not in PASSING}
+        if "disk_full" in lasting.values():  # all downloads wait, not only those that were tried
+            raise Declined(
+                "disk_full", "The disk is full", _lines(lasting),
+                "Make room; downloads go on by themselves.",
+            )
         if lasting and now.counts.queued <= len(lasting):
             raise Declined("attention", "Some files cannot be synchronised", _lines(lasting))
 

@@ -13,11 +13,12 @@ from typing import Final
 
 from client_agent.adapters import profile as profiles
 from client_agent.adapters.profile import Profile
-from client_agent.adapters.state import set_aside
+from client_agent.adapters.state import StateBusy, lock_file, set_aside
 from client_agent.settings import write_private
 from protocol.names import RESERVED
 
 MARKER: Final = "root.json"
+LOCK: Final = "lock"  # the agent that keeps the folder holds it
 
 
 class LinkRefused(Exception):
@@ -49,13 +50,24 @@ def link(home: Path, profile: Profile, folder: Path) -> Profile:
             f"Choose another folder; or, if that account is gone, remove {root / RESERVED}",
         )
     root_id = secrets.token_hex(16)
-    for name in ("", "tmp", "trash"):
-        (root / RESERVED / name).mkdir(mode=0o700, exist_ok=True)
-    (root / RESERVED).chmod(0o700)
     facts = {"root": root_id, "account": profile.account, "device": profile.device}
+    try:
+        for name in ("", "tmp", "trash"):
+            (root / RESERVED / name).mkdir(mode=0o700, exist_ok=True)
+        (root / RESERVED).chmod(0o700)
+        lock = lock_file(root / RESERVED / LOCK)  # an agent of another home may have it
+        try:
+            write_private(root / RESERVED / MARKER, json.dumps(facts).encode() + b"\n")
+        finally:
+            os.close(lock)
+    except StateBusy:
+        raise LinkRefused(
+            f"Another device's agent keeps {root}", "Stop that agent, or choose another folder."
+        ) from None
+    except OSError as error:
+        raise LinkRefused(f"The folder cannot be used: {error}") from None
     if profile.root_id:
         set_aside(home, "other-folder")  # what it remembers is of another folder
-    write_private(root / RESERVED / MARKER, json.dumps(facts).encode() + b"\n")
     linked = profile.change(root=str(root), root_id=root_id)
     profiles.write(home, linked)
     return linked

@@ -10,7 +10,7 @@ import click
 
 from client_agent.cli import control
 from client_agent.cli.commands import command
-from client_agent.cli.output import Answer, CliError, Exit, size
+from client_agent.cli.output import Answer, CliError, Exit, plain, size
 from client_agent.settings import Settings, load
 
 WORDS = {
@@ -67,7 +67,7 @@ def _watch(settings: Settings, data: dict[str, Any]) -> None:
     while True:
         text = _status_text(data)
         if text != shown:
-            click.echo(text)
+            click.echo(plain(text))
             shown = text
         time.sleep(1)
         data = control.ask(settings.socket, "status")

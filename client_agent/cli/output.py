@@ -8,6 +8,7 @@ An error says what happened, what it means for the files, and what to do.
 
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -32,6 +33,10 @@ class Exit(IntEnum):
 
 PASSING = frozenset({"busy", "changed", "vanished", "offline"})
 """Faults of files that pass by themselves: worth waiting for, no reason to call a person."""
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""All but tab and newline; lone surrogates, too, which no stream can print."""
 
 
 @dataclass(slots=True)
@@ -104,9 +109,9 @@ def say(answer: Answer, schema: str, as_json: bool) -> int:
         print(json.dumps(document | {"warnings": answer.warnings}, ensure_ascii=False))
         return int(answer.exit)
     for warning in answer.warnings:
-        note(f"{paint('warning:', '33')} {warning}")
+        _headed(paint("warning:", "33"), warning)
     if answer.text:
-        print(answer.text)
+        print(plain(answer.text))
     return int(answer.exit)
 
 
@@ -115,7 +120,7 @@ def complain(error: CliError, as_json: bool) -> int:
     if as_json:
         print(json.dumps(error.document(), ensure_ascii=False))
         return int(error.exit)
-    note(f"{paint('error:', '31')} {error.title}")
+    _headed(paint("error:", "31"), error.title)
     for line in (error.detail, error.hint, error.trace_id and f"trace id: {error.trace_id}"):
         if line:
             note(f"  {line}")
@@ -124,7 +129,16 @@ def complain(error: CliError, as_json: bool) -> int:
 
 def note(text: str) -> None:
     """Tell people something that is no result."""
-    print(text, file=sys.stderr)
+    print(plain(text), file=sys.stderr)
+
+
+def _headed(painted: str, text: str) -> None:
+    print(painted, plain(text), file=sys.stderr)
+
+
+def plain(text: str) -> str:
+    """Escape control characters, so that a file's name commands no terminal."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def paint(text: str, color: str) -> str:

@@ -106,6 +106,48 @@ def test_two_agents_never_share_a_folder(devices, tmp_path):
     assert error["code"] == "running"
 
 
+def test_no_folder_is_taken_from_a_running_agent(devices, tmp_path):
+    one, two = devices("one"), devices("two")
+    two("stop")
+    shutil.rmtree(two.folder)
+    error = two.json("link", str(one.folder), exit=Exit.FAILED)
+    assert error["code"] == "link_refused"
+    assert "agent" in error["title"]
+    (one.folder / "f").write_text("still kept")
+    one("wait", "--timeout", "60")
+    one("stop")
+    assert two.json("link", str(one.folder))["folder"] == str(one.folder)
+
+
+def test_a_folder_that_takes_no_marker_is_refused(devices):
+    one = devices("one")
+    one("stop")
+    shutil.rmtree(one.folder)
+    error = one.json("link", "/proc", exit=Exit.FAILED)
+    assert error["code"] == "link_refused"
+
+
+def test_a_name_commands_no_terminal(devices):
+    one = devices("one")
+    (one.folder / "a\x1b[2Jb").write_text("")
+    one("wait", "--timeout", "60", exit=Exit.ATTENTION)
+    assert "\x1b" not in one.err
+    assert "a\\x1b[2Jb" in one.err
+    out = one("status")
+    assert "\x1b" not in out
+    assert "a\\x1b[2Jb" in out
+
+
+def test_a_disk_with_no_room_at_all_ends_a_wait(devices, tiny):
+    one = devices("one")
+    subprocess.run(["mount", "-o", "remount,size=20m", str(tiny)], check=True)
+    for number in range(1500):
+        (one.folder / f"f{number}").write_text(f"{number}")
+    one("wait", "--timeout", "60")
+    two = devices("two")
+    assert two.json("wait", exit=Exit.FULL)["code"] == "disk_full"
+
+
 def test_both_edited_and_both_are_kept(devices):
     one, two = devices("one"), devices("two")
     (one.folder / "f.txt").write_text("base")
@@ -149,8 +191,9 @@ def test_a_full_disk_waits_and_goes_on_by_itself(devices, tiny):
     (one.folder / "large").write_bytes(os.urandom(30_000_000))
     one("wait", "--timeout", "60")
     two = devices("two")
-    error = two.json("wait", "--timeout", "60", exit=Exit.ATTENTION)
-    assert "disk_full" in error["detail"] or "full" in error["detail"]
+    error = two.json("wait", "--timeout", "60", exit=Exit.FULL)
+    assert error["code"] == "disk_full"
+    assert "large" in error["detail"]
     assert not (two.folder / "large").exists()
     assert (two.folder / "small").read_text() == "small"
     subprocess.run(["mount", "-o", "remount,size=200m", str(tiny)], check=True)
