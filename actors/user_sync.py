@@ -12,7 +12,7 @@ from typing import ClassVar
 from actors.actor import Actor, Transitions
 from actors.core.admission import Decision, admit, read, wanted
 from actors.ports import Address, Turn
-from actors.records import Proof
+from actors.records import Proof, Upload
 from protocol import limits
 from protocol.faults import Code, refuse
 from protocol.journal import CommitProof
@@ -48,30 +48,36 @@ class UserSync(Actor):
         space = await turn.space(message.space, message.account)
         if space is None or space.owner.hex() != self.address.key:
             raise refuse(Code.NOT_FOUND, "space")
-        credit_bytes = await self._credit_bytes(message, turn)
+        session = await self._session(message, turn)
+        credit_bytes = session.reserved_bytes if session else 0
         view = await turn.look(message.space, message.device, wanted(commit))
         decision = admit(space, view, commit, turn.now_ms, credit_bytes)
         if decision.batch:
             await turn.write(decision.batch)
         await turn.forget_answers(message.device, commit.header.answered)
-        self._speak(message, decision, turn)
+        self._speak(message, decision, session, turn)
         return decision.answer
 
-    async def _credit_bytes(self, message: CommitChanges, turn: Turn) -> int:
-        """Return what the named upload session has reserved: it is for this very commit."""
+    async def _session(self, message: CommitChanges, turn: Turn) -> Upload | None:
+        """Return the named upload session: what it has reserved is for this very commit.
+
+        None also for one of another space: whoever learns its id must not end it.
+        """
         if message.upload is None:
-            return 0
+            return None
         session = await turn.upload(message.upload)
         if session is None or (session.space, session.state) != (message.space, "open"):
-            return 0
-        return session.reserved_bytes
+            return None
+        return session
 
-    def _speak(self, message: CommitChanges, decision: Decision, turn: Turn) -> None:
+    def _speak(
+        self, message: CommitChanges, decision: Decision, session: Upload | None, turn: Turn
+    ) -> None:
         for told in decision.told:
             turn.tell(Address("conflict-arbiter", message.space.hex()), told)
-        if message.upload and decision.uses_upload:
-            session = Address("upload-session", message.upload.hex())
-            turn.tell(session, UploadCommitted(upload=message.upload))
+        if session and decision.uses_upload:
+            address = Address("upload-session", session.upload.hex())
+            turn.tell(address, UploadCommitted(upload=session.upload))
         if decision.answer.rows:
             turn.nudge(message.space, advanced(message.space, decision))
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from protocol import limits
 from protocol.codec import Reader, decode, encode
 from protocol.faults import MEANINGS, Code, Fault, Problem
 from protocol.messages import chunks, device, sync, upload
@@ -26,6 +27,8 @@ T = TypeVar("T")
 MSGPACK = "application/msgpack"
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
 CONNECTIONS_MAX = 8
+READ_BYTES = 256 * limits.KIB
+ANSWER_BYTES_MAX = 4 * limits.PACK_BYTES_MAX  # a full pack of chunks is the largest there is
 REFRESH_AHEAD_MS = 60_000
 _SESSION_OVER = frozenset(
     {Code.UNAUTHENTICATED, Code.SESSION_REVOKED, Code.BAD_CREDENTIALS, Code.ACCOUNT_SUSPENDED}
@@ -166,7 +169,7 @@ class Server:
                 method, self.url + path, params=query, data=body, headers=headers,
                 allow_redirects=False,
             ) as response:
-                got = await response.read()
+                got = await _read(response)
                 self._weigh(response, len(body or b""), len(got))
                 status, kind = response.status, response.content_type
                 wait = response.headers.get("Retry-After", "")
@@ -347,6 +350,16 @@ class Server:
             yield socket
         finally:
             await socket.close()
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Return an answer's body, never more than any honest one has. Raises ClientError."""
+    got = bytearray()
+    async for piece in response.content.iter_chunked(READ_BYTES):
+        got += piece
+        if len(got) > ANSWER_BYTES_MAX:
+            raise aiohttp.ClientPayloadError(f"an answer of over {ANSWER_BYTES_MAX} bytes")
+    return bytes(got)
 
 
 def _fault_of(status: int, kind: str, body: bytes, wait: str) -> Exception:

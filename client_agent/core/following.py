@@ -38,7 +38,6 @@ def pulled(state: State, event: Pulled) -> None:
     """Take in rows, if they continue what we have."""
     if event.asked:
         state.pulling = False
-        state.pull_attempts = 0
     if event.history != state.cursor.history:
         if event.asked:
             state.hold(HISTORY, "history_changed")
@@ -53,10 +52,26 @@ def pulled(state: State, event: Pulled) -> None:
                 state.hold(HISTORY, "bad_head")
                 return
             _take_in(state, row)
+    if event.asked:
+        _pace(state, event)
     if event.more:
         state.pull_wanted = True
     elif event.asked:
         caught_up(state)
+
+
+def _pace(state: State, event: Pulled) -> None:
+    """Do not ask in a circle a server that promises rows and shows none.
+
+    Once is no lie: a push may overtake the answer.
+    """
+    behind = event.more or (state.head_seq or 0) > state.cursor.seq
+    if event.rows or not behind:
+        state.pull_attempts = 0
+    elif state.pull_attempts:
+        _pull_later(state, 0)
+    else:
+        state.pull_attempts = 1
 
 
 def _follows(old: Remote | None, row: RemoteChange) -> bool:
@@ -98,9 +113,13 @@ def pull_failed(state: State, event: PullFailed) -> None:
     if event.fault in _STOPS:
         state.hold(HISTORY, event.fault)
         return
+    _pull_later(state, event.retry_after_ms)
+
+
+def _pull_later(state: State, floor_ms: int) -> None:
     delay = RECONNECT.delay_ms(state.pull_attempts, state.chance()) + 1
     state.pull_attempts += 1
-    state.pull_not_before_ms = state.now_ms + max(delay, event.retry_after_ms)
+    state.pull_not_before_ms = state.now_ms + max(delay, floor_ms)
     state.alarm(state.pull_not_before_ms, "go")
 
 

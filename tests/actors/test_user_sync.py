@@ -195,6 +195,25 @@ async def test_only_an_open_session_of_this_space_is_credit(stage):
         assert answer.results[0].code == Code.QUOTA_EXCEEDED
 
 
+async def test_nobody_ends_the_upload_session_of_another_space(stage):
+    stored, pen = chunk("0123456789"), stage.pen()
+    other_space, upload = fresh_id("space"), fresh_id("upload")
+    await stage.store.add_space(other_space, stage.owner, fresh_id(), bytes(32))
+    begin = BeginUpload(
+        space=other_space,
+        owner=stage.owner,
+        device=pen.device,
+        upload=upload,
+        refs=(ref(stored),),
+    )
+    await stage.ask("upload-session", upload, begin)
+    answer = await stage.commit(
+        pen, pen.create("a", content("a", stored)), stored=[stored], upload=upload
+    )
+    assert answer.results == (Accepted(seq=1, place_rev=1),)
+    assert not await stage.settle(), "the session was not told of it"
+
+
 async def test_commits_at_once_are_put_in_one_order(stage):
     """Two hosts may hold one address for a moment: the database decides."""
     pens = [stage.pen() for _ in range(8)]

@@ -207,3 +207,12 @@ def test_addresses_that_would_not(url):
 def test_addresses_that_are_none(url):
     with pytest.raises(ValueError, match="not the address"):
         checked_url(url)
+
+
+async def test_an_endless_answer_does_not_fill_the_memory(gateway, monkeypatch):
+    monkeypatch.setattr("client_agent.adapters.server.ANSWER_BYTES_MAX", 1 << 16)
+    gateway.answer = web.Response(body=bytes(1 << 22))
+    gateway.answer.enable_compression(web.ContentCoding.gzip)  # 4 KiB on the wire
+    async with device(gateway, session("first")) as server:
+        with pytest.raises(Offline, match="an answer of over"):
+            await server.heartbeat(())

@@ -480,3 +480,16 @@ def test_an_edit_that_is_shown_again_overwrites_nothing(world, one, two):
     assert one.state.holds["history"] == "bad_head"
     assert one.state.cursor.seq == seq - 1
     assert one.disk.files()["a"] == b"3"
+
+
+def test_a_server_that_promises_rows_and_shows_none_is_not_asked_in_a_circle(world, one):
+    both(world, a="1")
+    state, seq = one.state, one.state.cursor.seq
+    promised = e.Pulled(HISTORY, seq, (), seq + 9, asked=True)
+    one.feed(promised)
+    assert state.pull_not_before_ms <= state.now_ms, "a push may have overtaken the answer"
+    one.feed(promised)
+    assert state.pull_not_before_ms > state.now_ms
+    state.head_seq = seq
+    one.feed(e.Pulled(HISTORY, seq, (), seq, asked=True))
+    assert state.pull_attempts == 0
