@@ -153,15 +153,22 @@ def verify_rows(
 ) -> list[VerifiedRow]:
     """Verify a page of the journal, from the cursor (`prev_seq`, `head`) on, in one go.
 
-    Each commit is verified once, however many rows it has. Raises RowBroken; nothing of the page
-    may then be used.
+    Each commit is verified once, however many rows it has. What its author had seen last must lie
+    on this chain, as far as the page shows it: a server that tells two devices two stories is
+    found out by the first row that one of them makes. Raises RowBroken; nothing of the page may
+    then be used.
     """
     commits = {
         proof.hash: verify_commit(proof, space, histories, signers) for proof in proofs
     }
     verified: list[VerifiedRow] = []
+    chained = {prev_seq: head} if prev_seq else {}  # the beginning follows from the history
     for raw in rows:
         row = verify_row(raw, prev_seq, head, commits)
+        header = row.header
+        if header and chained.get(header.head_seq, header.head) != header.head:
+            raise RowBroken(f"the author of row {row.row.seq} was shown another journal")
         verified.append(row)
         prev_seq, head = row.row.seq, row.head
+        chained[prev_seq] = head
     return verified

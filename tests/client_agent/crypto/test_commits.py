@@ -103,6 +103,22 @@ def test_an_honest_journal_is_believed_page_by_page(sizes, data):
         assert whole[-1].head == head_of(rows)
 
 
+@pytest.mark.parametrize("from_seq", [0, 2])
+def test_two_devices_that_are_told_two_stories_find_out(from_seq):
+    """A row is signed over the head its author saw; a forked journal ends in another one."""
+    rows, proofs = journal([1])
+    seen = rows[:from_seq]
+    honest = committed(sorted(DEVICES)[0], [change(7)], op=9, head_seq=2, head=head_of(rows))
+    forked = committed(sorted(DEVICES)[0], [change(7)], op=9, head_seq=2, head=b"?" * 32)
+    for proof, believed in ((honest, True), (forked, False)):
+        shown = [*rows, row_of(3, proof, 0, change(7))][from_seq:]
+        if believed:
+            assert verify(shown, [*proofs, proof], from_seq, head_of(seen))
+        else:
+            with pytest.raises(RowBroken, match="another journal"):
+                verify(shown, [*proofs, proof], from_seq, head_of(seen))
+
+
 ROWS, PROOFS = journal([3, 1, 2])
 OTHER_ROWS, OTHER_PROOFS = journal([2, 2, 2])
 
