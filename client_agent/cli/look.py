@@ -4,13 +4,14 @@ They must start fast: nothing is imported here but the standard library and clic
 """
 
 import os
+import sys
 from typing import Any
 
 import click
 
 from client_agent.cli import control
 from client_agent.cli.commands import command
-from client_agent.cli.output import Answer, CliError, Exit, plain, size
+from client_agent.cli.output import Answer, CliError, Exit, say, size
 from client_agent.settings import Settings, load
 
 WORDS = {
@@ -61,14 +62,19 @@ def _ask(settings: Settings, do: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _watch(settings: Settings, data: dict[str, Any]) -> None:
+    """Print it at every change: lines for people, with --json a document in each line."""
     import time
 
-    shown = ""
+    context = click.get_current_context()
+    as_json = bool(context.params.get("as_json") or context.obj)
+    shown: object = None
     while True:
         text = _status_text(data)
-        if text != shown:
-            click.echo(plain(text))
-            shown = text
+        seen: object = {**data, "as_of": ""} if as_json else text
+        if seen != shown:
+            say(Answer(data, text), "syncline.status/1", as_json)
+            sys.stdout.flush()
+            shown = seen
         time.sleep(1)
         data = control.ask(settings.socket, "status")
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from client_agent.core.events import Hinted, Scan, Scanned, Scope, Seen
 from client_agent.core.safety import EMPTIED, EMPTIED_MIN, ROOT_FAULT
 from client_agent.core.state import State, parent_path
-from client_agent.core.trees import Local
+from client_agent.core.trees import Local, Stat
 from protocol.entry import NodeType
 from protocol.ids import ROOT, new_id
 from protocol.names import check_name, fold
@@ -261,6 +261,8 @@ class _Look:
     def _changed(self, row: Local, seen: Seen) -> None:
         """Have it read again: whether the content changed, only reading tells."""
         self.state.forget_read(row.node)
+        if _only_rights(row.stat, seen.stat):
+            self.state.done(row.node)  # what may not be read before may be readable now
         self.forest.put_local(
             replace(
                 row,
@@ -326,6 +328,14 @@ class _Look:
             self.state.scan(path)
             return True
         return _under(path, self.unknown)
+
+
+def _only_rights(old: Stat, new: Stat) -> bool:
+    """Say whether an entry changed in mode or owner, but not in content: no writer is at work."""
+    as_written = (old.inode, old.size_bytes, old.mtime_ns) == (
+        new.inode, new.size_bytes, new.mtime_ns
+    )
+    return as_written and old.ctime_ns != new.ctime_ns
 
 
 def _same(row: Local, seen: Seen) -> bool:

@@ -369,6 +369,21 @@ def test_check_says_it_by_the_exit_code(running):
         assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
 
 
+def test_a_watched_status_is_a_document_per_line(running, monkeypatch):
+    def stop(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    running("wait", "--timeout", "60")
+    for arguments in (("status", "--watch", "--json"), ("--json", "status", "--watch")):
+        with monkeypatch.context() as patch:
+            patch.setattr("time.sleep", stop)
+            [line] = running(*arguments, exit=Exit.INTERRUPTED).splitlines()
+        assert json.loads(line)["schema"] == "syncline.status/1"
+    with monkeypatch.context() as patch:
+        patch.setattr("time.sleep", stop)
+        assert "Up to date" in running("status", "--watch", exit=Exit.INTERRUPTED)
+
+
 @pytest.mark.kills
 def test_a_killed_agent_starts_again_and_loses_nothing(running):
     (running.folder / "one").write_text("1")

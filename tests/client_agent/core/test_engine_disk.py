@@ -5,6 +5,7 @@ import pytest
 from client_agent.core import events as e
 from client_agent.core import observing, safety
 from client_agent.core.events import Scope, Seen
+from client_agent.core.state import Wait
 from protocol.entry import NodeType
 from tests.client_agent.core.sim import FILE, World
 
@@ -192,6 +193,19 @@ def test_an_unreadable_folder_is_unknown_not_absent(world, one, two):
     one.disk.unreadable = {}
     world.settle()
     world.check()
+    assert one.engine.status().faults == {}
+
+
+def test_changed_rights_end_the_wait_of_a_file_that_could_not_be_read(world, one, two):
+    both(world, a="1")
+    node, entry = one.node("a"), one.disk.entries["a"]
+    one.state.waits[node] = Wait(9, one.state.now_ms + 900_000, "Permission denied")
+    one.feed(e.Rescan())
+    world.run(5_000)
+    assert one.engine.status().faults == {"a": "Permission denied"}
+    entry.ctime = one.disk.tick()
+    one.feed(e.Rescan())
+    world.run(5_000)
     assert one.engine.status().faults == {}
 
 
