@@ -272,8 +272,17 @@ class DiskChunkStore:
             _sync_folders(*touched)
 
     def _is_there(self, temp: _Temp) -> bool:
-        """Say whether the chunk has its name and size; a shorter file is damaged: replaced."""
-        return _size_bytes(self._path(temp.address)) == temp.size_bytes
+        """Say whether the chunk is there, whole. A damaged file is replaced, not acknowledged:
+        whoever sends the chunk may hold the only good copy. Reads it, so only for a thread.
+        """
+        path = self._path(temp.address)
+        if _size_bytes(path) != temp.size_bytes:
+            return False
+        try:
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").digest() == temp.address
+        except OSError:
+            return False
 
     def _read(self, address: bytes) -> bytes | None:
         try:
