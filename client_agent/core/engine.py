@@ -208,6 +208,11 @@ class Engine:
         for waiters in list(state.forest.blocked.values()):  # a safety net: all are looked at anew
             state.forest.dirty.update(dict.fromkeys(sorted(waiters)))
         state.forest.blocked.clear()
+        state.downloads_not_before_ms = state.now_ms  # room may have been made on a full disk
+        for node, wait in list(state.waits.items()):
+            if wait.fault == "disk_full":
+                state.done(node)
+                state.forest.touch(node)
 
     def _approved(self, kind: str) -> None:
         state = self._state

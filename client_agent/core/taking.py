@@ -373,7 +373,7 @@ def _failed(state: State, result: StepFailed, taking: Taking) -> None:
         state.after_connect.add(node)
         state.wait(node, reason, RECONNECT)
     elif reason == "disk_full":
-        state.wait(node, reason, NODE, floor_ms=5_000)
+        state.wait(node, reason, RECONNECT, floor_ms=5_000)  # the disk's trouble, not the file's
         until_ms = state.waits[node].until_ms
         state.downloads_not_before_ms = max(state.downloads_not_before_ms, until_ms)
         state.tell("disk_full", taking.path, result.detail)

@@ -376,6 +376,20 @@ def test_a_full_disk_stops_downloads_and_tells(world, one, two):
     world.check()
 
 
+def test_room_that_was_made_on_a_full_disk_is_used_after_a_rescan(world, one, two):
+    """It failed: each file kept its own growing wait, over restarts too."""
+    both(world, a="1")
+    two.step_faults["a"] = "disk_full"
+    one.disk.write("a", b"2")
+    world.run(60_000)
+    two.step_faults.clear()
+    two.feed(e.Rescan())
+    world.run(1_000)
+    assert two.disk.files() == {"a": b"2"}
+    world.settle()
+    world.check()
+
+
 def test_a_folder_with_something_of_ours_stays_until_that_is_gone(world, one, two):
     tree(world)
     two.step_faults["d"] = "not_empty"
