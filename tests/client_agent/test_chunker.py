@@ -5,7 +5,7 @@ import io
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from client_agent.core.chunker import (
@@ -102,15 +102,17 @@ class Dribble:
 
 @given(FILES, st.lists(st.integers(1, 3000), max_size=4))
 def test_a_stream_is_cut_where_the_whole_is(data, steps):
-    # Planted: a chunk handed out without being copied; each read cut on its own.
+    # Planted: a chunk handed out without being copied.
     streamed = list(cut_stream(Dribble(data, steps).readinto, SMALL))
     assert streamed == [bytes(c) for c in cut_buffer(data, SMALL)]
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 3 * MIB), st.sampled_from(["", "x"]))
+@example(3 * MIB, "x")  # has chunks above twice the average; drawn sizes are mostly too small
+@example(3 * MIB, "")
 def test_a_stream_is_cut_where_the_whole_is_at_full_size(size, name):
-    # Planted: a buffer of `avg_bytes` only.
+    # Planted: a stream whose chunks end at twice the average; it lived before the examples.
     data = fixed(name, size) if name else bytes(size)
     cut = cut_for(size, SEED)
     streamed = list(cut_stream(io.BytesIO(data).readinto, cut))

@@ -159,8 +159,8 @@ def mutate(dice: random.Random, honest: list[bytes]) -> bytes:
 
 
 def assail(name: str, rounds: int) -> None:
-    # Planted: no commitment and a decrypt without its tag; r not checked again; pid not checked
-    # again; public keys not compared with the private ones.
+    # Planted: a decrypt without its tag. (That r and pid are checked again shows in test_chunks:
+    # here the address stands before them.)
     target = TARGETS[name]()
     dice = random.Random(name)
     whole = {bytes(one) for one in target.honest}
